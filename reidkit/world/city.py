@@ -1,0 +1,387 @@
+"""Cities: people x cameras, drawn and written to disk in the layout of Market-1501.
+
+A city is drawn beside its final folder and moved there when it is whole, so a reader never meets half a city. A build
+that was killed goes on where it stopped and ends with the same files; a finished city is known by its manifest.
+"""
+
+import ast
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reidkit import files, progress
+from reidkit.world import scenes
+from reidkit.world.cameras import Cameras, Knobs, Place, Pose, install, observe
+from reidkit.world.chance import Dice
+from reidkit.world.render import render
+from reidkit.world.wardrobe import Person, dress
+
+DISTRACTOR, JUNK = 100_000, 200_000  # keys of people who are nobody: distractors (pid 0) and junk (pid -1) on disk
+HAND_DRAWN = 50  # number of the first hand-drawn box of a passage
+CHUNK = {"cpu": 2**18, "cuda": 2**22}  # pixels drawn at once
+
+
+@dataclass(frozen=True)
+class City:
+    """What makes a city: how many cameras, where, and what people wear."""
+
+    cameras: int
+    season: str
+    place: Place
+    identities: float = 1.0  # factor on the preset's number of identities
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a preset draws a city."""
+
+    identities: int  # of training, and as many others of testing
+    height: int  # pixels; the width is half of it
+    supersampling: float
+
+
+CITIES = {
+    "market": City(6, "summer", Place((2.4, 4.6), 1.0, (0.25, 0.90), (1.0, 1.0, 1.0), 0.0, 0.0, (0.0, 0.04))),
+    "duke": City(8, "winter", Place((3.2, 6.2), 1.15, (0.05, 0.40), (1.06, 0.98, 0.86), -0.10, -0.06, (0.01, 0.05))),
+    "auxiliary": City(
+        15, "autumn", Place((2.6, 5.4), 1.05, (0.15, 0.70), (0.97, 1.0, 1.04), -0.04, -0.02, (0.0, 0.05)), 2.0
+    ),
+}
+SIZES = {"quick": Size(48, 64, 2), "tiny": Size(150, 128, 1.5), "world": Size(750, 256, 1.5)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a city's bits."""
+
+    city: str
+    preset: str
+    seed: int
+    knobs: Knobs = field(default_factory=Knobs)
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("city", self.city, CITIES), ("preset", self.preset, SIZES)):
+            if value not in known:
+                raise ValueError(f"There is no {what} {value!r}; choose one of {', '.join(known)}.")
+
+    @property
+    def key(self) -> int:
+        """The seed of everything in it; two cities of one seed share nobody."""
+        return 1000 * self.seed + list(CITIES).index(self.city)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height = SIZES[self.preset].height
+        return height, height // 2
+
+    @property
+    def identities(self) -> int:
+        return int(SIZES[self.preset].identities * CITIES[self.city].identities)
+
+    def describe(self) -> dict:
+        """The manifest's first part: the plan, and the code that draws it."""
+        return dataclasses.asdict(self) | {"code": _code()}
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of what the world's source does, without its comments: another renderer draws another city."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        tree = ast.parse(source.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = ""  # a docstring
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image to draw."""
+
+    folder: str
+    pid: int  # as in the file's name
+    key: int  # whose factors
+    camid: int
+    shot: int
+
+    def path(self, seed: int) -> str:
+        """Market-1501's name: identity, camera and sequence, frame, number of the box."""
+        dice = Dice(seed, self.key, self.camid)
+        sequence, frame = (
+            1 + int(dice.uniform("sequence") * 6),
+            int(dice.uniform("frame") * 90_000) + 25 * (self.shot % HAND_DRAWN),
+        )
+        if self.pid <= 0:
+            frame = self.key % DISTRACTOR  # one name for each
+        name = f"{self.pid:04d}" if self.pid >= 0 else "-1"
+        box = 0 if self.shot >= HAND_DRAWN else self.shot + 1
+        return f"{self.folder}/{name}_c{self.camid + 1}s{sequence}_{frame:06d}_{box:02d}.jpg"
+
+
+def people(plan: Plan, keys: np.ndarray) -> Person:
+    """The factors of identities of a city.
+
+    >>> people(Plan("market", "quick", 0), np.array([1, 2])).height.shape
+    torch.Size([2])
+    """
+    families = max(4, int(0.24 * plan.identities))
+    season = CITIES[plan.city].season
+    return dress(keys, seed=plan.key, season=season, look_alikes=plan.knobs.look_alikes, families=families)
+
+
+def network(plan: Plan) -> Cameras:
+    """The cameras of a city, with their painted scenes."""
+    city = CITIES[plan.city]
+    columns = install(city.cameras, city.place, seed=plan.key, knobs=plan.knobs)
+    painted = [scenes.paint((plan.key, i), float(columns["height"][i])) for i in range(city.cameras)]
+    return Cameras.from_arrays(**columns, scene=torch.stack(painted).numpy())
+
+
+def passages(plan: Plan, key: int) -> Iterator[tuple[int, int]]:
+    """Which cameras somebody passes (2 to 6 of them), and how many boxes the detector finds there (2 to 4)."""
+    count = CITIES[plan.city].cameras
+    dice = Dice(plan.key, key, np.arange(count))
+    visits = 2 + int(Dice(plan.key, key).uniform("visits") * (min(count, 6) - 1))
+    boxes = 3 + dice.coin("one more", 0.3).astype(int) - dice.coin("one less", 0.3).astype(int)
+    for camid in sorted(np.argsort(dice.uniform("passes"))[:visits].tolist()):
+        yield camid, int(boxes[camid])
+
+
+def roster(plan: Plan) -> list[Row]:
+    """All images of a city. Even numbers are training identities, odd ones are for testing."""
+    rows, n = [], plan.identities
+    for key in range(2, 2 * n + 1, 2):
+        rows += [
+            Row("bounding_box_train", key, key, camid, shot)
+            for camid, boxes in passages(plan, key)
+            for shot in range(boxes)
+        ]
+    for key in range(1, 2 * n, 2):
+        for camid, boxes in passages(plan, key):
+            rows += [Row("bounding_box_test" if shot else "query", key, key, camid, shot) for shot in range(boxes)]
+            rows += [Row("gt_bbox", key, key, camid, HAND_DRAWN + shot) for shot in range(2)]
+    for first, pid, count in ((DISTRACTOR, 0, n), (JUNK, -1, int(0.4 * n))):
+        keys = first + np.arange(count)
+        seen = Dice(plan.key, keys).uniform("seen by", 0, CITIES[plan.city].cameras).astype(int)
+        rows += [Row("bounding_box_test", pid, int(key), int(camid), 0) for key, camid in zip(keys, seen, strict=True)]
+    return rows
+
+
+def moments(plan: Plan, rows: list[Row], cameras: Cameras) -> Pose:
+    """The factors of images. Hand-drawn boxes fit; boxes of distractors and junk often fail."""
+    keys, camids, shots = (np.array([getattr(row, name) for row in rows]) for name in ("key", "camid", "shot"))
+    pose = observe(keys, camids, shots, cameras, seed=plan.key, knobs=plan.knobs)
+    dice = Dice(plan.key, keys)
+    by_hand = torch.from_numpy(shots >= HAND_DRAWN)
+    failed = torch.from_numpy((keys >= JUNK) | ((keys >= DISTRACTOR) & dice.coin("failed", 0.5)))
+    side = np.where(dice.coin("failed side", 0.5), -0.45, 0.45)
+    drawn = {
+        "box_x": dice.uniform("failed x", -0.18, 0.18),
+        "box_y": side,
+        "box_scale": dice.uniform("failed scale", 0.6, 1.8),
+    }
+    fitting = {"box_x": 0.0, "box_y": 0.0, "box_scale": 1.06}
+    changed = {}
+    for name, fit in fitting.items():
+        column = torch.where(by_hand, torch.tensor(fit), getattr(pose, name))
+        changed[name] = torch.where(failed, torch.from_numpy(np.asarray(drawn[name], np.float32)), column)
+    return pose.replace(**changed)
+
+
+def draw_rows(plan: Plan, rows: list[Row], cameras: Cameras, device: str = "cpu") -> tuple[Tensor, Person, Pose]:
+    """Draw some images of a city: (n, 3, h, w) uint8 on the CPU, and their factors."""
+    person = people(plan, np.array([row.key for row in rows]))
+    pose = moments(plan, rows, cameras)
+    second = people(plan, pose.companion_pid.numpy())
+    pixels = render(
+        person.to(device),
+        pose.to(device),
+        cameras,
+        plan.size,
+        companion=second.to(device),
+        supersampling=SIZES[plan.preset].supersampling,
+    )
+    return pixels.cpu(), person, pose
+
+
+# ------------------------------------------------------------------------------------------------------- on disk
+def build_city(
+    out: str | Path,
+    *,
+    city: str = "market",
+    preset: str = "quick",
+    seed: int = 0,
+    progress: bool = True,
+    workers: int = 0,
+    device: str = "cpu",
+    knobs: Knobs | dict | None = None,
+) -> Path:
+    """Draw a city into the folder `out`, in the layout of Market-1501; do nothing if it is there already.
+
+    Args:
+        out: the folder of the archive: it gets bounding_box_train, bounding_box_test, query, gt_bbox, the factors of
+            each image (factors.csv) and camera (cameras.csv), and manifest.json.
+        city: "market" (6 cameras, summer), "duke" (8 cameras, another place, winter) or "auxiliary" (15 cameras,
+            autumn, twice as many identities).
+        preset: "quick" (48 + 48 identities, 64x32), "tiny" (150 + 150, 128x64) or "world" (750 + 750, 256x128).
+        seed: another seed is another city with other people.
+        progress: show a bar if a person watches.
+        workers: processes; 0 takes one a core.
+        device: "cpu", or "cuda": thousands of images a second, but pixels may differ by a grey level from the CPU's.
+        knobs: what is hard, as `Knobs` or as a dict of its fields.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: an unknown city, preset or knob; or `out` holds something that is not such a city.
+    """
+    plan = Plan(city, preset, seed, _knobs(knobs))
+    out = Path(out).absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with files.lock(out.parent / f".{out.name}.lock"):
+        if _finished(out, plan):
+            return out
+        workshop = (
+            out.parent / f".{out.name}.{hashlib.sha256(json.dumps(plan.describe()).encode()).hexdigest()[:8]}.part"
+        )
+        rows, cameras = roster(plan), network(plan)
+        _draw_all(plan, rows, cameras, workshop, workers or os.cpu_count() or 1, device, progress)
+        _write_tables(plan, rows, cameras, workshop, device)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(workshop, out)
+    return out
+
+
+def _knobs(knobs: Knobs | dict | None) -> Knobs:
+    if isinstance(knobs, Knobs):
+        return knobs
+    known = {field.name for field in dataclasses.fields(Knobs)}
+    if unknown := set(knobs or {}) - known:
+        raise ValueError(f"There is no knob {', '.join(sorted(unknown))}; the world has {', '.join(sorted(known))}.")
+    return Knobs(**(knobs or {}))
+
+
+def _finished(out: Path, plan: Plan) -> bool:
+    """Whether `out` is this city; an older one may be replaced, a stranger's folder may not."""
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    if not (out / "manifest.json").exists():
+        raise ValueError(f"{out} is not empty and holds no city (no manifest.json); choose another folder or empty it.")
+    return files.read_json(out / "manifest.json")["plan"] == json.loads(json.dumps(plan.describe()))
+
+
+def _draw_all(
+    plan: Plan, rows: list[Row], cameras: Cameras, workshop: Path, workers: int, device: str, show: bool
+) -> None:
+    """Draw the missing images in several processes; this one is the first of them."""
+    for folder in {row.folder for row in rows}:
+        (workshop / folder).mkdir(parents=True, exist_ok=True)
+    workers = 1 if device != "cpu" or len(rows) < 400 else workers
+    task = json.dumps([dataclasses.asdict(plan), str(workshop), workers])
+    call = "import sys; from reidkit.world.city import help_draw; help_draw(*sys.argv[1:])"
+    helpers = [subprocess.Popen([sys.executable, "-c", call, str(k), task]) for k in range(1, workers)]
+    threads = torch.get_num_threads()
+    bar = progress.bar(title=f"drawing {plan.city} ({plan.preset})", total=len(rows), unit="images", enabled=show)
+    try:
+        torch.set_num_threads(1 if device == "cpu" else threads)
+        for _ in _draw_share(plan, rows, cameras, workshop, 0, workers, device):
+            bar.update(len(_drawn(workshop)) - bar.n)
+        for helper in helpers:
+            if helper.wait():
+                raise RuntimeError(
+                    f"A process that was drawing {workshop.name} failed; run the command again to go on."
+                )
+    finally:
+        torch.set_num_threads(threads)
+        bar.close()
+        for helper in helpers:
+            helper.kill()
+            helper.wait()
+
+
+def help_draw(share: str, task: str) -> None:
+    """What a helper process runs; it stops when the process that started it is gone."""
+    torch.set_num_threads(1)
+    parent = os.getppid()
+    plan, workshop, workers = json.loads(task)
+    plan = Plan(**plan | {"knobs": Knobs(**plan["knobs"])})
+    for _ in _draw_share(plan, roster(plan), network(plan), Path(workshop), int(share), workers, "cpu"):
+        if os.getppid() != parent:
+            sys.exit("the building process is gone")
+
+
+def _drawn(workshop: Path) -> set[str]:
+    """The images that are there; each was written whole."""
+    return {
+        f"{folder.name}/{file.name}"
+        for folder in os.scandir(workshop)
+        if folder.is_dir()
+        for file in os.scandir(folder)
+        if file.name[0] != "."
+    }
+
+
+def _draw_share(
+    plan: Plan, rows: list[Row], cameras: Cameras, workshop: Path, share: int, workers: int, device: str
+) -> Iterator[None]:
+    """Draw every `workers`-th chunk of the missing images, and yield after each."""
+    size = max(1, CHUNK[device.split(":")[0]] // (plan.size[0] * plan.size[1]))
+    chunks = [rows[i : i + size] for i in range(0, len(rows), size)][share::workers]
+    done = _drawn(workshop)
+    cameras = cameras.to(device)
+    for chunk in chunks:
+        missing = [row for row in chunk if row.path(plan.key) not in done]
+        if missing:
+            pixels, _, pose = draw_rows(plan, missing, cameras, device)
+            for row, image, quality in zip(
+                missing, pixels.permute(0, 2, 3, 1).numpy(), pose.quality.tolist(), strict=True
+            ):
+                data = io.BytesIO()
+                Image.fromarray(image).save(data, "JPEG", quality=quality)
+                files.write_bytes(workshop / row.path(plan.key), data.getvalue())
+        yield
+
+
+def _write_tables(plan: Plan, rows: list[Row], cameras: Cameras, workshop: Path, device: str) -> None:
+    """The ground truth: every factor of every image and camera; scraps of killed processes go; last the manifest."""
+    for scrap in workshop.glob("*/.*"):
+        scrap.unlink()
+    person, pose = people(plan, np.array([row.key for row in rows])), moments(plan, rows, cameras)
+    table = {"file": np.array([row.path(plan.key) for row in rows]), "pid": np.array([row.pid for row in rows])}
+    _write_csv(workshop / "factors.csv", table | pose.columns() | person.columns())
+    _write_csv(workshop / "cameras.csv", {"camid": np.arange(len(cameras))} | cameras.columns())
+    counts = {folder: sum(row.folder == folder for row in rows) for folder in sorted({row.folder for row in rows})}
+    files.write_json(
+        workshop / "manifest.json", {"plan": plan.describe(), "counts": counts, "device": device.split(":")[0]}
+    )
+
+
+def _write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
+    texts = [
+        [f"{value:.4g}" for value in column] if column.dtype.kind == "f" else column.tolist()
+        for column in columns.values()
+    ]
+    data = io.StringIO(newline="")
+    writer = csv.writer(data, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*texts, strict=True))
+    files.write_text(path, data.getvalue())
