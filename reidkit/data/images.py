@@ -1,0 +1,382 @@
+"""Images in RAM as bytes, and everything done to them before a network sees them.
+
+A training set of tens of thousands of person crops fits in memory, so it is decoded once. A batch is then gathered,
+augmented and normalised in one pass, on whatever device it lies; no worker processes are needed.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from reidkit.data.records import Record
+from reidkit.progress import track
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red, green, blue, in units of full brightness
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A bank of decoded images with their labels.
+
+    Attributes:
+        pixels: (n, 3, h, w), red, green, blue, 0 to 255.
+        pids: (n,) identities as on disk.
+        camids: (n,) cameras from 0.
+
+    >>> bank = Images(torch.zeros(5, 3, 4, 2, dtype=torch.uint8), torch.arange(5), torch.zeros(5, dtype=torch.long))
+    >>> len(bank), bank[bank.pids > 2].pids.tolist()
+    (5, [3, 4])
+    """
+
+    pixels: UInt8[Tensor, "n 3 h w"]
+    pids: Int64[Tensor, " n"]
+    camids: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    def __getitem__(self, index) -> "Images":
+        """Take some of the images; `index` is a slice, a list, or a tensor of positions or of truth values."""
+        if isinstance(index, Sequence):
+            index = torch.tensor(index, dtype=None if index else torch.long, device=self.pids.device)
+        return Images(self.pixels[index], self.pids[index], self.camids[index])
+
+    def to(self, device: str | torch.device) -> "Images":
+        """Move the bank to a device; a bank that is there already is not copied."""
+        return Images(self.pixels.to(device), self.pids.to(device), self.camids.to(device))
+
+
+def load(records: Sequence[Record], size: tuple[int, int], *, progress: bool = False) -> Images:
+    """Decode and resize (bilinear with antialiasing, as Pillow does) every record into memory.
+
+    Grey and CMYK files become RGB. A JPEG at least four times too large is decoded at a reduced scale that is still
+    twice the wanted size, which changes a pixel by a grey level or two and saves most of the time.
+
+    Args:
+        records: what to read, in this order.
+        size: height and width in pixels.
+        progress: show a bar where somebody watches.
+
+    Returns:
+        The bank, on the CPU.
+
+    Raises:
+        ValueError: a file cannot be read as an image (it is named), or the bank would take more than 80 % of the free
+            memory.
+    """
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"size is (height, width) in pixels, at least (1, 1), not {size}.")
+    _check_memory(len(records), height, width)
+    pixels = np.empty((len(records), 3, height, width), np.uint8)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter while it decodes
+        decoded = pool.map(lambda record: decode(record.path, (height, width)), records)
+        for row, image in enumerate(track(decoded, title="reading images", total=len(records), enabled=progress)):
+            pixels[row] = image.transpose(2, 0, 1)
+    pids, camids = (torch.tensor([getattr(r, field) for r in records], dtype=torch.long) for field in ("pid", "camid"))
+    return Images(torch.from_numpy(pixels), pids, camids)
+
+
+def decode(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Read one image file as RGB at `size` (height, width).
+
+    Raises:
+        ValueError: the file is missing, cut short, or no image; the sentence names it.
+    """
+    height, width = size
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * width, 2 * height))  # a JPEG far too large is decoded smaller; no effect otherwise
+            rgb = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); replace the file or remove it.") from error
+    return np.asarray(rgb if rgb.size == (width, height) else rgb.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _check_memory(n: int, height: int, width: int) -> None:
+    needed, free = 3 * n * height * width, available_memory()
+    if needed > 0.8 * free:
+        raise ValueError(
+            f"{n} images of {height}x{width} take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free; "
+            "choose a smaller size or fewer images."
+        )
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be had without swapping (on systems that do not tell, all there is).
+
+    >>> available_memory() > 0
+    True
+    """
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return free[0] if free else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def identity_labels(pids: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], int]:
+    """Number the identities from 0, in the order of their pids.
+
+    Args:
+        pids: (n,) identities as on disk, any integers.
+
+    Returns:
+        labels (n,), 0 to C - 1, and C.
+
+    >>> identity_labels(torch.tensor([7, 2, 7, 30]))
+    (tensor([1, 0, 1, 2]), 3)
+    """
+    known, labels = torch.unique(pids, return_inverse=True)
+    return labels, len(known)
+
+
+def normalise(pixels: Shaped[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    r"""Scale brightness to zero mean and unit deviation over ImageNet: $(x / 255 - \mu) / \sigma$.
+
+    Args:
+        pixels: 0 to 255, bytes or float32.
+
+    Returns:
+        float32, about -2.1 to 2.7.
+
+    >>> normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
+    tensor([2.2489, 2.4286, 2.6400])
+    """
+    scale = torch.tensor([1 / (255 * std) for std in STD], device=pixels.device).view(3, 1, 1)
+    shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)], device=pixels.device).view(3, 1, 1)
+    return pixels.to(torch.float32, copy=True).mul_(scale).add_(shift)
+
+
+class Chances(NamedTuple):
+    """What chance decided for a batch of n images; all that is random about `Augment`.
+
+    Attributes:
+        flip: whether the image is mirrored.
+        down, right: how far the padded image is moved, in pixels, -pad to pad.
+        crop: box (top, left, height, width) that is stretched to the whole image.
+        erase: box that is overwritten; of height and width 0 where nothing is.
+    """
+
+    flip: Bool[Tensor, " n"]
+    down: Int64[Tensor, " n"]
+    right: Int64[Tensor, " n"]
+    crop: Int64[Tensor, "n 4"]
+    erase: Int64[Tensor, "n 4"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    r"""Crop, mirror, move, normalise and erase a batch at random.
+
+    In this order: with probability `rect_crop` a box of 64 to 100 % of the area and 2 to 3 times as high as wide is
+    stretched to the whole image; with probability `flip` left and right are exchanged; the image is framed by `pad`
+    black pixels and a window of the old size is cut out anywhere; it is normalised; with probability `erase` a box of 2
+    to 40 % of the area is overwritten by `fill`.
+
+    Chance is drawn on the CPU for the whole batch at once, so a seed gives the same images on every device up to the
+    rounding of floats. On the CPU each image is moved by one copy of a slice; elsewhere the batch is one gather.
+
+    Args:
+        flip: probability, 0 to 1.
+        pad: pixels at height 256; scaled in proportion for other heights (5 at 128).
+        rect_crop: probability, 0 to 1. The one-shot recipes use 1, with `pad=0` and `erase=0`.
+        erase: probability, 0 to 1.
+        fill: three numbers written *after* normalisation. The released code writes ImageNet's mean there, as if the
+            image were not normalised yet; so does this default.
+
+    Raises:
+        ValueError: a probability outside 0 to 1, a negative pad.
+
+    Source: released code of Ranked_Person_ReID (flip, pad, erase) and One-Example-Person-ReID (rectangular crop); Z.
+    Zhong et al., Random Erasing Data Augmentation, AAAI 2020.
+
+    >>> batch = torch.zeros(2, 3, 64, 32, dtype=torch.uint8)
+    >>> Augment()(batch, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 64, 32])
+    """
+
+    flip: float = 0.5
+    pad: int = 10
+    rect_crop: float = 0.0
+    erase: float = 0.5
+    fill: tuple[float, float, float] = MEAN
+
+    def __post_init__(self):
+        for name in ("flip", "rect_crop", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, 0 to 1, not {getattr(self, name)}.")
+        if self.pad < 0:
+            raise ValueError(f"pad is a number of pixels, at least 0, not {self.pad}.")
+
+    def __call__(self, pixels: UInt8[Tensor, "n 3 h w"], *, generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:
+        """Augment and normalise a batch.
+
+        Args:
+            pixels: 0 to 255; left as they are.
+            generator: the source of chance, on the CPU.
+
+        Returns:
+            float32, on the device of `pixels`.
+        """
+        n, _, height, width = pixels.shape
+        chances = self.draw(n, height, width, generator=generator)
+        moved = self.apply_on_cpu if pixels.device.type == "cpu" else self.apply_on_device
+        return moved(pixels, chances)
+
+    def draw(self, n: int, height: int, width: int, *, generator: torch.Generator) -> Chances:
+        """Draw all that is random about n images of one size."""
+        pad = round(self.pad * height / 256)
+        chances = torch.tensor([self.flip, self.rect_crop, self.erase])
+        flip, crops, erases = torch.rand(3, n, generator=generator) < chances[:, None]
+        down, right = torch.randint(-pad, pad + 1, (2, n), generator=generator)
+        crop = torch.tensor([0, 0, height, width]).repeat(n, 1)
+        if self.rect_crop:
+            crop = torch.where(crops[:, None], rect_crop_boxes(n, height, width, generator=generator), crop)
+        erase = torch.zeros(n, 4, dtype=torch.long)
+        if self.erase:
+            erase = erasing_boxes(n, height, width, generator=generator) * erases[:, None]
+        return Chances(flip, down, right, crop, erase)
+
+    def apply_on_cpu(self, pixels: UInt8[Tensor, "n 3 h w"], chances: Chances) -> Float[Tensor, "n 3 h w"]:
+        """Apply what chance decided by one slice copy an image (numpy's, which start faster than torch's)."""
+        pixels = stretch(pixels, chances.crop) if self.rect_crop else pixels
+        plain, mirrored = pixels.numpy(), pixels.flip(3).numpy()
+        moved = np.zeros_like(plain)
+        for i, (flip, down, right) in enumerate(zip(*(x.tolist() for x in chances[:3]), strict=True)):
+            to_rows, from_rows = _overlap(down)
+            to_columns, from_columns = _overlap(right)
+            moved[i, :, to_rows, to_columns] = (mirrored if flip else plain)[i, :, from_rows, from_columns]
+        batch = normalise(torch.from_numpy(moved))
+        fill = np.array(self.fill, np.float32)[:, None, None]
+        for image, (top, left, height, width) in zip(batch.numpy(), chances.erase.tolist(), strict=True):
+            image[:, top : top + height, left : left + width] = fill
+        return batch
+
+    def apply_on_device(self, pixels: UInt8[Tensor, "n 3 h w"], chances: Chances) -> Float[Tensor, "n 3 h w"]:
+        """Apply what chance decided by one gather, without waiting for the device."""
+        n, _, height, width = pixels.shape
+        device = pixels.device
+        flip, down, right, crop, erase = (x.to(device, non_blocking=True) for x in chances)
+        if self.rect_crop:
+            pixels = stretch(pixels, crop)
+        rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+        from_rows, from_columns = rows - down[:, None], columns - right[:, None]  # (n, h), (n, w)
+        inside = _outer(_within(from_rows, 0, height), _within(from_columns, 0, width))
+        from_columns = torch.where(flip[:, None], width - 1 - from_columns, from_columns).clamp(0, width - 1)
+        from_rows = from_rows.clamp(0, height - 1)
+        image = torch.arange(n, device=device)[:, None, None]
+        moved = pixels[image, :, from_rows[:, :, None], from_columns[:, None, :]].permute(0, 3, 1, 2)
+        batch = normalise(moved * inside)
+        top, left, high, wide = erase[:, :, None].unbind(1)
+        box = _outer(_within(rows, top, top + high), _within(columns, left, left + wide))
+        return torch.where(box, torch.tensor(self.fill, device=device).view(3, 1, 1), batch)
+
+
+def _overlap(shift: int) -> tuple[slice, slice]:
+    """Where a line that is moved by `shift` lands, and the part of the old line that lands there."""
+    return slice(max(shift, 0), min(shift, 0) or None), slice(max(-shift, 0), min(-shift, 0) or None)
+
+
+def _within(values: Tensor, low: int | Tensor, high: int | Tensor) -> Tensor:
+    return (values >= low) & (values < high)
+
+
+def _outer(rows: Bool[Tensor, "n h"], columns: Bool[Tensor, "n w"]) -> Bool[Tensor, "n 1 h w"]:
+    return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+def erasing_boxes(n: int, height: int, width: int, *, generator: torch.Generator) -> Int64[Tensor, "n 4"]:
+    """Draw the boxes of random erasing: area 2-40 %, height/width 0.3-1/0.3, strictly smaller than the image.
+
+    Args:
+        n: how many boxes.
+        height, width: of the image, in pixels.
+
+    Returns:
+        (n, 4) top, left, height, width; height and width are 0 where 100 tries found no box that fits.
+
+    Source: Z. Zhong et al., AAAI 2020; released code of Ranked_Person_ReID.
+
+    >>> erasing_boxes(500, 64, 32, generator=torch.Generator().manual_seed(0))[:, 3].max() < 32
+    tensor(True)
+    """
+    boxes, found = _draw_boxes(n, (height, width), (0.02, 0.4), (0.3, 1 / 0.3), rounds=10, slack=1, generator=generator)
+    return boxes * found[:, None]
+
+
+def rect_crop_boxes(n: int, height: int, width: int, *, generator: torch.Generator) -> Int64[Tensor, "n 4"]:
+    """Draw the boxes of the rectangular crop: area 64-100 %, height/width 2-3, inside the image.
+
+    Args:
+        n: how many boxes.
+        height, width: of the image, in pixels.
+
+    Returns:
+        (n, 4) top, left, height, width; the whole image where 10 tries found no box that fits.
+
+    Source: released code of One-Example-Person-ReID.
+
+    >>> rect_crop_boxes(1, 64, 64, generator=torch.Generator().manual_seed(0))
+    tensor([[ 0,  0, 64, 64]])
+    """
+    boxes, found = _draw_boxes(n, (height, width), (0.64, 1.0), (2.0, 3.0), rounds=1, slack=0, generator=generator)
+    return torch.where(found[:, None], boxes, torch.tensor([0, 0, height, width]))
+
+
+def _draw_boxes(n, size, area, aspect, *, rounds, slack, generator) -> tuple[Tensor, Tensor]:
+    """Draw boxes of random area (as a fraction) and aspect (height/width) at random places, and whether they fit.
+
+    The box of an image is the first of 10 x `rounds` tries that leaves `slack` pixels in both directions. Ten tries are
+    drawn for all images at once; further rounds only happen where some image has no box yet.
+    """
+    size = torch.tensor(size)
+    boxes, found = torch.zeros(n, 4, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
+    for _ in range(rounds):
+        uniform = torch.rand(2, n, 10, dtype=torch.float64, generator=generator)
+        areas = (area[0] + (area[1] - area[0]) * uniform[0]) * size.prod()
+        aspects = aspect[0] + (aspect[1] - aspect[0]) * uniform[1]
+        sides = torch.stack([(areas * aspects).sqrt(), (areas / aspects).sqrt()], -1).round().long()  # (n, 10, 2)
+        fits = ((sides >= 1) & (sides <= size - slack)).all(-1)
+        sides = sides[torch.arange(n), fits.long().argmax(1)]  # of equal values, argmax takes the first
+        places = torch.rand(n, 2, dtype=torch.float64, generator=generator) * (size - sides + 1)
+        boxes = torch.where(found[:, None], boxes, torch.cat([places.floor().long(), sides], 1))
+        found = found | fits.any(1)
+        if found.all():
+            break
+    return boxes, found
+
+
+def stretch(pixels: Shaped[Tensor, "n 3 h w"], boxes: Int64[Tensor, "n 4"]) -> Float[Tensor, "n 3 h w"]:
+    """Stretch a box (top, left, height, width) of each image to the whole image, bilinearly; edges repeat.
+
+    Returns:
+        float32, 0 to 255.
+
+    >>> ramp = torch.arange(4.0).expand(1, 3, 4, 4)
+    >>> stretch(ramp, torch.tensor([[0, 1, 4, 2]]))[0, 0, 0]
+    tensor([1.0000, 1.2500, 1.7500, 2.0000])
+    """
+    height, width = pixels.shape[2:]
+    top, left, high, wide = boxes[:, :, None].float().unbind(1)
+    y = _centres(height, high, device=pixels.device) + top
+    x = _centres(width, wide, device=pixels.device) + left
+    x, y = 2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
+    return F.grid_sample(pixels.float(), grid, align_corners=True)
+
+
+def _centres(n: int, length: Tensor, *, device: torch.device) -> Tensor:
+    """Centres of n equal cells that share `length` pixels, held within the first and the last pixel's centre."""
+    centres = (torch.arange(n, device=device) + 0.5) * length / n - 0.5
+    return torch.minimum(centres.clamp(min=0), length - 1)

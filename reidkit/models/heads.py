@@ -1,0 +1,114 @@
+"""Heads: from a feature map to what is compared (embedding) and what is classified (logits)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Output(NamedTuple):
+    """What a re-identification network returns, in training and at test time alike.
+
+    Attributes:
+        feature: (n, d) the pooled feature map, before the neck.
+        embedding: (n, d) what is compared at test time; not normalised.
+        logits: (n, C) one score for each training identity.
+    """
+
+    feature: Float[Tensor, "n d"]
+    embedding: Float[Tensor, "n d"]
+    logits: Float[Tensor, "n c"]
+
+
+class BNNeck(nn.Module):
+    r"""Batch normalisation between feature and classifier: $e = \gamma (f - \mu) / \sigma$, $z = W e$.
+
+    The shift of the normalisation stays 0 and the classifier has no bias, so that identities are told apart by
+    directions from the origin, as they are at test time.
+
+    Args:
+        dim: length of the feature, d.
+        num_pids: number of training identities, C.
+
+    Raises:
+        ValueError: fewer than one identity.
+
+    Source: H. Luo et al., Bag of Tricks and a Strong Baseline for Deep Person Re-identification, CVPRW 2019.
+
+    >>> BNNeck(8, 5)(torch.randn(4, 8)).logits.shape
+    torch.Size([4, 5])
+    """
+
+    def __init__(self, dim: int, num_pids: int):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(dim)
+        self.bn.bias.requires_grad_(False)
+        self.classifier = _classifier(dim, num_pids)
+
+    def forward(self, feature: Float[Tensor, "n d"]) -> Output:
+        """Normalise and classify."""
+        embedding = self.bn(feature)
+        return Output(feature, embedding, self.classifier(embedding))
+
+
+class NoNeck(nn.Module):
+    """A classifier on the feature itself, which is also the embedding; arguments as in `BNNeck`.
+
+    >>> output = NoNeck(8, 5)(torch.randn(4, 8))
+    >>> output.embedding is output.feature
+    True
+    """
+
+    def __init__(self, dim: int, num_pids: int):
+        super().__init__()
+        self.classifier = _classifier(dim, num_pids)
+
+    def forward(self, feature: Float[Tensor, "n d"]) -> Output:
+        """Classify."""
+        return Output(feature, feature, self.classifier(feature))
+
+
+def _classifier(dim: int, num_pids: int) -> nn.Linear:
+    if num_pids < 1:
+        raise ValueError(f"num_pids is the number of training identities, at least 1, not {num_pids}.")
+    linear = nn.Linear(dim, num_pids, bias=False)
+    nn.init.normal_(linear.weight, std=0.001)
+    return linear
+
+
+NECKS = {"bn": BNNeck, "none": NoNeck}
+
+
+class ReID(nn.Module):
+    """A whole network: backbone, average pooling, head.
+
+    Weights and activations are laid out channels-last, which is faster on every device; the head computes in float32
+    even under autocast.
+
+    Args:
+        backbone: images (n, 3, h, w) to feature maps (n, d, h', w'), with d as its attribute `dim`.
+        num_pids: number of training identities, C.
+        neck: "bn" (`BNNeck`) or "none" (`NoNeck`).
+
+    Raises:
+        ValueError: another neck, or fewer than one identity.
+
+    >>> from reidkit.models.backbones import small_resnet
+    >>> ReID(small_resnet(width=4), num_pids=5).eval()(torch.zeros(2, 3, 64, 32)).embedding.shape
+    torch.Size([2, 32])
+    """
+
+    def __init__(self, backbone: nn.Module, num_pids: int, *, neck: str = "bn"):
+        super().__init__()
+        if neck not in NECKS:
+            raise ValueError(f"neck is one of {', '.join(NECKS)}, not {neck!r}.")
+        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.head = NECKS[neck](backbone.dim, num_pids)
+        self.dim = backbone.dim
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Output:
+        """Embed and classify normalised images."""
+        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        with torch.autocast(images.device.type, enabled=False):
+            return self.head(maps.float().mean((2, 3)))
