@@ -1,0 +1,140 @@
+"""From images to embeddings, and from an embedding to the images nearest to it."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reidkit.data.images import Images, normalise
+from reidkit.distances import row_blocks, squared_euclidean
+from reidkit.progress import track
+from reidkit.training import network_precision
+
+
+class Embeddings(NamedTuple):
+    """What a network says about a set of images: x has unit rows, float32, and is where the network is."""
+
+    x: Float[Tensor, "n d"]
+    pids: Int[Tensor, " n"]
+    camids: Int[Tensor, " n"]
+
+    def cpu(self) -> "Embeddings":
+        """The same in main memory, as plots need it."""
+        return Embeddings(self.x.cpu(), self.pids.cpu(), self.camids.cpu())
+
+
+@torch.no_grad()
+def embed(
+    model: nn.Module,
+    images: Images,
+    *,
+    flip: bool = False,
+    batch_size: int = 256,
+    precision: str = "auto",
+    progress: bool = False,
+) -> Embeddings:
+    """Embed `images` with `model` in eval mode; the mode it had is restored.
+
+    Args:
+        model: its forward gives an `Output`, whose embedding is taken.
+        images: n images, uint8.
+        flip: add the embedding of the mirrored image, which some papers do at test time.
+        batch_size: images at a time.
+        precision: what the network computes in: "auto" (bf16 on CUDA, fp32 elsewhere), "bf16" or "fp32".
+        progress: show a bar where a person watches.
+
+    Returns:
+        Embeddings of unit length, with the pids and camids of the images, on the device of the model.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    if len(images) == 0:
+        raise ValueError("there are no images to embed.")
+    device, modes = next(model.parameters()).device, [(module, module.training) for module in model.modules()]
+    model.eval()
+    rows = []
+    try:
+        with network_precision(model, precision):
+            for pixels in track(images.pixels.split(batch_size), title="embedding", unit="batch", enabled=progress):
+                batch = normalise(pixels.to(device))
+                x = model(batch).embedding
+                rows.append(F.normalize(x + model(batch.flip(3)).embedding if flip else x))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return Embeddings(torch.cat(rows), images.pids.to(device), images.camids.to(device))
+
+
+@torch.no_grad()
+def search(
+    query: Embeddings | Float[Tensor, "n_q d"], gallery: Embeddings | Float[Tensor, "n_g d"], *, top_k: int = 10
+) -> tuple[Int[Tensor, "n_q k"], Float[Tensor, "n_q k"]]:
+    """The `top_k` gallery images nearest to each query, the nearest first; equals stay in the order of the gallery.
+
+    Args:
+        query: embeddings, or just their rows.
+        gallery: embeddings, or just their rows; memory is bounded, however many.
+        top_k: how many, 1 to the size of the gallery.
+
+    Returns:
+        Indices into the gallery and Euclidean distances (0 to 2 for unit rows).
+
+    Raises:
+        ValueError: `top_k` is out of range.
+
+    >>> gallery = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> indices, distances = search(torch.tensor([[1.0, 0.0]]), gallery, top_k=2)
+    >>> indices.tolist()
+    [[1, 0]]
+    """
+    query, gallery = (side.x if isinstance(side, Embeddings) else side for side in (query, gallery))
+    if not 1 <= top_k <= len(gallery):
+        raise ValueError(f"top_k must be 1 to {len(gallery)}, the size of the gallery, not {top_k}.")
+    blocks = row_blocks(len(query), row_bytes=8 * len(gallery))
+    parts = [_nearest(squared_euclidean(query[rows], gallery), top_k) for rows in blocks]
+    indices, squared = (torch.cat(column) for column in zip(*parts, strict=True))
+    return indices, squared.sqrt()
+
+
+def _nearest(dist: Float[Tensor, "n_q n_g"], top_k: int) -> tuple[Int[Tensor, "n_q k"], Float[Tensor, "n_q k"]]:
+    """The first columns of a stable sort of each row, without sorting the row."""
+    values, indices = dist.topk(top_k, largest=False)
+    indices = indices.sort(dim=1).values
+    values, order = dist.gather(1, indices).sort(dim=1, stable=True)
+    indices = indices.gather(1, order)
+    # where equals stand on both sides of the cut, topk may have taken any of them: sort those rows in full
+    torn = (dist <= values[:, -1:]).sum(1) > top_k
+    if torn.any():
+        values[torn], indices[torn] = (part[:, :top_k] for part in dist[torn].sort(dim=1, stable=True))
+    return indices, values
+
+
+def colour_histogram(images: Images, *, stripes: int = 6, bins: tuple[int, int, int] = (8, 4, 4)) -> Embeddings:
+    """Describe images without learning: the colours (hue, saturation, value) of horizontal stripes.
+
+    The oldest descriptor of the field and the floor of every table: what it finds needs no network.
+
+    Args:
+        images: n images, uint8.
+        stripes: how many bands from head to foot; a fifth is cut off at either side.
+        bins: of hue, saturation and value.
+
+    Returns:
+        Embeddings of unit length, the square roots of the counts.
+
+    Source: after D. Gray and H. Tao, ECCV 2008 (stripes), in its simplest form.
+    """
+    rgb = images.pixels.float() / 255
+    value, low = rgb.amax(1), rgb.amin(1)
+    red, green, blue = rgb.unbind(1)
+    hue = torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue) / (2 * torch.pi) % 1
+    cells = torch.zeros_like(hue, dtype=torch.long)
+    for channel, count in zip((hue, (value - low) / (value + 1e-4), value), bins, strict=True):
+        cells = cells * count + (channel * count).long().clamp(max=count - 1)
+    margin, total = cells.shape[2] // 5, bins[0] * bins[1] * bins[2]
+    bands = [band.flatten(1) for band in cells[:, :, margin : cells.shape[2] - margin].tensor_split(stripes, 1)]
+    counts = [torch.zeros(len(cells), total).scatter_add_(1, band, torch.ones(band.shape)) for band in bands]
+    return Embeddings(F.normalize(torch.cat(counts, 1).sqrt()), images.pids, images.camids)

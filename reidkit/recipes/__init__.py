@@ -1,0 +1,2 @@
+"""One file a paper: its variants as data, its `training_step`, and `run`, which the notebook, a study and the command
+line all call."""
