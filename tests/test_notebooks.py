@@ -1,0 +1,212 @@
+"""What every committed notebook must be: short, executed, navigable, the same everywhere, and true to the library."""
+
+import ast
+import io
+import json
+import re
+import statistics
+import tokenize
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from front import NOTEBOOKS, ROOT, code_lines, front, library_files, notebook_paths
+
+PRESETS = ROOT / "reidkit" / "presets"
+SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
+TAGS = {"parameters", "nbval-ignore-output"}
+MEGABYTE = 1_000_000
+PATHS = notebook_paths()
+NOTEBOOK = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+METHOD_NOTEBOOK = pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: path.stem)  # 00 is the map
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def prose(path: Path) -> list[str]:
+    return [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+
+
+def outputs(path: Path) -> list[nbformat.NotebookNode]:
+    return [output for cell in code(path) for output in cell.outputs]
+
+
+def parameters(path: Path) -> dict[str, object]:
+    """The parameters cell as values by name; anything but annotated scalars on one commented line each is an error."""
+    (cell,) = (cell for cell in code(path) if "parameters" in cell.metadata.get("tags", []))
+    values = {}
+    for node in ast.parse(cell.source).body:
+        line = cell.source.splitlines()[node.lineno - 1]
+        assert isinstance(node, ast.AnnAssign) and node.value is not None, f"{line!r} is not `name: type = value`"
+        value, kind = ast.literal_eval(node.value), SCALARS.get(ast.unparse(node.annotation))
+        assert type(value) is kind, f"{line!r}: the value is not an int, float, str or bool as annotated"
+        assert "#" in line, f"{line!r} lacks its comment"
+        values[node.target.id] = value
+    return values
+
+
+@pytest.mark.parametrize("name", ["00_map", "01_retrieval", "02_baseline"])
+def test_the_course_begins(name):
+    assert (NOTEBOOKS / f"{name}.ipynb").exists()
+
+
+def test_numbers_run_without_a_gap():
+    assert [path.name[:3] for path in PATHS] == [f"{number:02d}_" for number in range(len(PATHS))]
+
+
+@NOTEBOOK
+def test_a_notebook_is_short(path):
+    cells = code(path)
+    lengths = [len(code_lines(cell.source + "\n")) for cell in cells]
+    assert len(read(path).cells) <= 60
+    assert sum(lengths) <= 280
+    assert statistics.median(lengths) <= 6
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 25
+
+
+@METHOD_NOTEBOOK
+def test_prose_and_code_are_in_balance(path):
+    """Five to nine words per line of code is the aim; outside of this wide range something is missing."""
+    words = sum(len(text.split()) for text in prose(path))
+    lines = sum(len(code_lines(cell.source + "\n")) for cell in code(path))
+    assert 3 <= words / lines <= 12
+
+
+@NOTEBOOK
+def test_the_front_is_complete(path):
+    lines = front(path)
+    assert lines.title and lines.sentence.endswith(".") and lines.learn
+    headings = re.findall(r"^# .+$", re.sub(r"^```.*?^```", "", "\n\n".join(prose(path)), flags=re.S | re.M), re.M)
+    assert len(headings) == 1, f"one heading of the first order, not {headings}"
+
+
+@NOTEBOOK
+def test_navigation_stands_first_and_last(path):
+    at = PATHS.index(path)
+    wanted = {PATHS[0].name, *(PATHS[i].name for i in (at - 1, at + 1) if 0 <= i < len(PATHS))} - {path.name}
+    first, *_, last = read(path).cells
+    for cell in (first, last):
+        assert cell.cell_type == "markdown"
+        linked = set(re.findall(r"\]\(([\w.-]+\.ipynb)\)", cell.source))
+        assert wanted <= linked, f"no link to {', '.join(sorted(wanted - linked))}"
+
+
+@NOTEBOOK
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", "\n".join(prose(path))):
+        assert (path.parent / target).exists(), target
+
+
+@NOTEBOOK
+def test_parameters_are_the_quick_preset(path):
+    quick = yaml.safe_load((PRESETS / f"{path.name[:2]}.quick.yml").read_text())
+    values = parameters(path)
+    assert values == quick
+    assert {name: type(value) for name, value in values.items()} == {name: type(value) for name, value in quick.items()}
+
+
+@NOTEBOOK
+def test_parameters_are_checked_in_the_next_code_cell(path):
+    """papermill only warns about a mistyped name; `runs.parameters` stops the notebook."""
+    cells = code(path)
+    (at,) = (i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    assert "runs.parameters(globals())" in cells[at + 1].source
+
+
+@NOTEBOOK
+def test_every_cell_was_executed_in_order(path):
+    assert [cell.execution_count for cell in code(path)] == list(range(1, len(code(path)) + 1))
+    assert all(cell.source.strip() for cell in code(path)), "an empty cell"
+
+
+@NOTEBOOK
+def test_outputs_are_clean(path):
+    for output in outputs(path):
+        assert output.output_type != "error", output.get("evalue")
+        assert output.get("name") != "stderr", f"a warning or a bar: {output.get('text')}"
+        kinds = set(output.get("data", {}))
+        assert kinds <= {"text/plain", "text/html", "text/markdown", "text/latex", "image/png"}, kinds
+        assert " at 0x" not in json.dumps(output), "an address in memory differs each time"
+
+
+@NOTEBOOK
+def test_nothing_is_too_large_to_be_shown(path):
+    assert path.stat().st_size <= MEGABYTE
+    assert all(len(json.dumps(output)) <= MEGABYTE for output in outputs(path))
+
+
+@NOTEBOOK
+def test_metadata_say_nothing_about_the_machine(path):
+    notebook = read(path)
+    assert notebook.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }, "run make notebooks"
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags"}, f"{dict(cell.metadata)}: run make notebooks"
+        assert set(cell.metadata.get("tags", [])) <= TAGS
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+
+@NOTEBOOK
+def test_no_path_of_a_machine(path):
+    notebook = read(path)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        output.get("data", {}).pop("image/png", None)
+    text = nbformat.writes(notebook)
+    assert str(ROOT) not in text
+    assert not re.search(r"(?<![\w.~])/(home|root|Users|tmp|work|usr|opt)/|\b[A-Z]:\\\\\\\\", text)
+
+
+@NOTEBOOK
+def test_code_is_plain_python(path):
+    for cell in code(path):
+        assert not re.search(r"^\s*[%!]", cell.source, re.M), "a magic"
+        assert not re.search(r";\s*(#.*)?$", cell.source, re.M), "end a figure cell with plt.show(), not with ;"
+        assert "NBVAL_" not in cell.source, "use the tag nbval-ignore-output"
+        compile(cell.source, path.stem, "exec")
+
+
+@NOTEBOOK
+def test_equations_are_paired_with_lines_of_the_library(path):
+    """`\\tag{lin-push}` in the notebook, `# [lin-push]` on the line of code that computes it."""
+    labels = set()
+    for file in library_files():
+        for token in tokenize.generate_tokens(io.StringIO(file.read_text()).readline):
+            if token.type == tokenize.COMMENT:
+                labels.update(re.findall(r"\[([a-z0-9]+(?:-[a-z0-9]+)*)\]", token.string))
+    tags = re.findall(r"\\tag\{([^}]+)\}", "\n".join(prose(path)))
+    assert set(tags) <= labels, f"no line of the library is marked {', '.join(sorted(set(tags) - labels))}"
+    assert len(tags) == len(set(tags)), "a label twice in one notebook"
+
+
+def solutions(path: Path) -> list[str]:
+    return re.findall(r"<details>(.*?)</details>", "\n\n".join(prose(path)), re.S)
+
+
+@METHOD_NOTEBOOK
+def test_three_exercises_have_their_solutions_folded(path):
+    assert len(solutions(path)) >= 3
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        pytest.param(block, id=f"{path.stem}-{number}")
+        for path in PATHS
+        for number, text in enumerate(solutions(path), 1)
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+    ],
+)
+def test_a_solution_runs_by_itself(solution):
+    """A folded `python` block imports what it needs and asserts what it shows."""
+    assert "assert" in solution
+    exec(compile(solution, "solution", "exec"), {"__name__": "solution"})

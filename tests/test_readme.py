@@ -1,0 +1,89 @@
+"""The README says what is so: its numbers come from files, its links lead somewhere, its commands exist."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import readme
+from front import ROOT, notebook_paths
+from reidkit import runs
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_generated_blocks_are_up_to_date():
+    stale = [path.name for path, text in readme.rendered().items() if path.read_text() != text]
+    assert not stale, f"run make readme: {', '.join(stale)}"
+
+
+def test_every_block_is_there():
+    assert set(re.findall(r"<!-- begin:(\w+) -->", TEXT)) == set(readme.readme_blocks())
+
+
+def test_links_and_pictures_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", TEXT) + re.findall(r'src="([^"]+)"', TEXT):
+        assert (ROOT / target).exists(), target
+    headings = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", TEXT, re.M)}
+    assert {target for target in re.findall(r"\]\(#([^)]+)\)", TEXT)} <= headings
+
+
+def test_every_picture_has_words():
+    assert all(len(words.split()) >= 5 for words in re.findall(r"!\[(.*?)\]\(", TEXT))
+
+
+def test_commands_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    asked = {word for line in re.findall(r"\bmake ([^`\n#]+)", "\n".join(fences("bash"))) for word in line.split()}
+    assert asked and {word for word in asked if "=" not in word} <= targets
+
+
+def test_every_notebook_is_listed():
+    assert all(f"(notebooks/{path.name})" in TEXT for path in notebook_paths())
+
+
+def fences(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.S | re.M)
+
+
+@pytest.mark.parametrize("code", fences("python"), ids=range(len(fences("python"))))
+def test_python_examples_run(code, tmp_path):
+    """In an empty folder with a drawn archive as `your-images`, warnings are errors."""
+    from reidkit.recipes.sources import open_split
+
+    (tmp_path / "your-images").symlink_to(open_split("market", preset="quick", progress=False).root)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_block_is_replaced_and_an_unknown_one_is_an_error():
+    text = "a <!-- begin:x -->old<!-- end:x --> b\n<!-- begin:y -->\nold\nlines\n<!-- end:y -->\n"
+    filled = "a <!-- begin:x -->1<!-- end:x --> b\n<!-- begin:y -->\n2\n<!-- end:y -->\n"
+    assert readme.fill(text, {"x": "1", "y": "2"}) == filled
+    assert readme.fill(filled, {"x": "1", "y": "2"}) == filled
+    with pytest.raises(ValueError, match="no block 'y'"):
+        readme.fill(text, {"x": "1"})
+
+
+def test_the_result_table_is_read_off_the_recorded_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    assert "No full run" in readme.result_table()
+    for preset, seed, rank1 in [("tiny", 0, 0.5), ("tiny", 1, 0.7), ("quick", 0, 0.1)]:  # quick is not shown
+        metrics = {"rank1": rank1, "mAP": 0.25}
+        paper = {"rank1": 0.953, "mAP": 0.887, "table": "Table 2"}
+        result = runs.Result("03", preset, "lin", seed, {}, metrics, seconds=1.0, peak_memory=1, paper=paper)
+        runs.save_result(result, tmp_path)
+    (row,) = readme.result_table().splitlines()[2:]
+    assert row == "| 03 | tiny | lin | 2 | 60.0 ± 14.1 | 25.0 ± 0.0 | 95.3 / 88.7 (Table 2) |"
+
+
+def test_times_are_read_off_the_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    path = ROOT / "notebooks" / "00_map.ipynb"
+    assert readme.cost(path) == "not measured yet"
+    made = {"cpus": 2, "seconds": 150.0, "notebooks": {"00_map": {"seconds": 41.3, "claims": 7}}}
+    (tmp_path / "course.json").write_text(json.dumps(made))
+    assert readme.cost(path) == "41 s on 2 CPU cores"
+    assert "1 notebooks in 2.5 min, 7 claims" in readme.course()

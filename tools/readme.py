@@ -1,0 +1,149 @@
+"""Fill in what README.md and the notebooks' cost lines say in numbers, from files that a command made.
+
+    python tools/readme.py [--check]
+
+A block stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; nobody types into it.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import nbformat
+
+from front import ROOT, code_lines, front, library_files, notebook_paths
+from reidkit import files, runs
+
+RESULTS = ROOT / "figures" / "results"
+BLOCK = re.compile(r"(<!-- begin:(\w+) -->)(\n?).*?(\n?)(<!-- end:\2 -->)", re.S)
+
+
+def fill(text: str, blocks: dict[str, str]) -> str:
+    """`text` with each marked block replaced.
+
+    Raises:
+        ValueError: the text has a block that nothing fills.
+    """
+
+    def put(found: re.Match) -> str:
+        begin, name, before, after, end = found.groups()
+        if name not in blocks:
+            raise ValueError(f"no block {name!r}; there are {', '.join(sorted(blocks))}.")
+        return f"{begin}{before}{blocks[name]}{after}{end}"
+
+    return BLOCK.sub(put, text)
+
+
+def readme_blocks() -> dict[str, str]:
+    """The blocks of README.md."""
+    return {"course": course(), "notebooks": notebook_table(), "results": result_table(), "lines": line_count()}
+
+
+def timing() -> dict:
+    """What `make course` measured last, as `tools/course.py --record` wrote it."""
+    path = RESULTS / "course.json"
+    return files.read_json(path) if path.exists() else {"notebooks": {}}
+
+
+def minutes(seconds: float) -> str:
+    """A duration as a reader says it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def course() -> str:
+    """How long the course takes, and on what."""
+    made = timing()
+    if not made["notebooks"]:
+        return "The times are not measured yet."
+    claims = sum(notebook["claims"] for notebook in made["notebooks"].values())
+    return (
+        f"Measured on {made['cpus']} CPU cores without a GPU, after the installation: "
+        f"{len(made['notebooks'])} notebooks in {minutes(made['seconds'])}, {claims} claims checked."
+    )
+
+
+def cost(path: Path) -> str:
+    """The cost line of one notebook."""
+    measured = timing()["notebooks"].get(path.stem)
+    return f"{minutes(measured['seconds'])} on {timing()['cpus']} CPU cores" if measured else "not measured yet"
+
+
+def notebook_table() -> str:
+    """One row per notebook: where it is, what it is about, what a reader can do afterwards, what it costs."""
+    rows = ["| notebook | in one sentence | after it you can | quick run |", "|---|---|---|---|"]
+    for path in notebook_paths():
+        lines = front(path)
+        link = f"[{lines.number} {lines.title}](notebooks/{path.name})"
+        rows.append(f"| {link} | {lines.sentence} | {lines.learn} | {cost(path)} |")
+    return "\n".join(rows)
+
+
+def result_table() -> str:
+    """One row per recorded variant: how many seeds, rank-1 and mAP with their spread, what the paper says."""
+    recorded: dict[tuple, list[runs.Result]] = {}
+    for result in runs.load_results(folder=RESULTS):
+        if result.preset != "quick":  # a quick run compares nothing
+            recorded.setdefault((result.notebook, result.preset, result.variant), []).append(result)
+    if not recorded:
+        return "No full run is recorded yet."
+    rows = [
+        "| notebook | data | variant | seeds | rank-1 | mAP | paper, on its own data |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (notebook, preset, variant), results in recorded.items():
+        rank1, mean_ap = (spread([result.metrics[key] for result in results]) for key in ("rank1", "mAP"))
+        cells = [notebook, preset, variant, str(len(results)), rank1, mean_ap, paper(results[0].paper)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def spread(fractions: list[float]) -> str:
+    """Percent: the mean, and the standard deviation over seeds where there are several."""
+    percent = [100 * fraction for fraction in fractions]
+    deviation = f" ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else ""
+    return f"{statistics.mean(percent):.1f}{deviation}"
+
+
+def paper(said: dict) -> str:
+    """The paper's rank-1 and mAP in percent and the table they stand in, where there are any."""
+    numbers = [f"{100 * said[key]:.1f}" for key in ("rank1", "mAP") if key in said]
+    return f"{' / '.join(numbers)} ({said['table']})" if numbers else "–"
+
+
+def line_count() -> str:
+    """How long the library is."""
+    counts = {path: len(code_lines(path.read_text())) for path in library_files()}
+    return (
+        f"The library is {sum(counts.values()):,} lines of code in {sum(n > 0 for n in counts.values())} files, "
+        f"the longest {max(counts.values())} (blank lines, comments and docstrings not counted)."
+    )
+
+
+def rendered() -> dict[Path, str]:
+    """README.md and every notebook whose cost line is out of date, with what they should hold."""
+    texts = {ROOT / "README.md": fill((ROOT / "README.md").read_text(), readme_blocks())}
+    for path in notebook_paths():
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown" and (filled := fill(cell.source, {"cost": cost(path)})) != cell.source:
+                cell.source = filled
+                texts[path] = nbformat.writes(notebook).rstrip("\n") + "\n"
+    return texts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fill in the generated blocks of README.md and the notebooks.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a block is out of date")
+    check = parser.parse_args().check
+    stale = {path: text for path, text in rendered().items() if path.read_text() != text}
+    for path, text in stale.items():
+        print(f"{'out of date' if check else 'filled in'}: {path.relative_to(ROOT)}")
+        if not check:
+            files.write_text(path, text)
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
