@@ -1,0 +1,150 @@
+"""Pairwise distances, and the blocks of rows in which large distance matrices are made."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+Array = Tensor | np.ndarray
+
+
+def squared_euclidean(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    r"""Squared Euclidean distance of every row of `x` to every row of `y`.
+
+    $$ d^2_{ij} = \max(\lVert x_i \rVert^2 + \lVert y_j \rVert^2 - 2 x_i^\top y_j,\ 10^{-12}) $$
+
+    Half precision is raised to float32 and autocast is off inside: the subtraction would leave nothing of it. Rounding
+    also means that an image's distance to itself is small but not zero (its square up to about 1e-6 for unit rows).
+
+    Args:
+        x: (n, d), any scale.
+        y: (m, d), any scale.
+
+    Returns:
+        (n, m), at least 1e-12, so that a square root has a finite gradient everywhere.
+
+    Source: released code of the ranking paper (and of most re-identification baselines).
+
+    >>> squared_euclidean(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
+    tensor([[25.,  1.]])
+    """
+    x, y = same_precision(x, y)
+    with torch.autocast(x.device.type, enabled=False):
+        norms = x.square().sum(1)[:, None] + y.square().sum(1)
+        return torch.addmm(norms, x, y.T, alpha=-2).clamp(min=1e-12)
+
+
+def euclidean(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """Euclidean distance of every row of `x` to every row of `y`, with a finite gradient also at zero distance.
+
+    Args:
+        x: (n, d), any scale.
+        y: (m, d), any scale.
+
+    Returns:
+        (n, m), at least 1e-6; for unit rows at most 2. See `squared_euclidean` for precision.
+
+    >>> euclidean(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([[5.]])
+    """
+    return squared_euclidean(x, y).sqrt()
+
+
+def cosine(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    r"""Cosine distance $1 - \cos(x_i, y_j)$ of every row of `x` to every row of `y`.
+
+    For unit rows it is half the squared Euclidean distance, so it ranks a gallery in the same order.
+
+    Args:
+        x: (n, d), any scale; normalised inside.
+        y: (m, d), any scale; normalised inside.
+
+    Returns:
+        (n, m) in [0, 2] up to rounding.
+
+    >>> cosine(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]))
+    tensor([[0., 1., 2.]])
+    """
+    x, y = same_precision(x, y)
+    with torch.autocast(x.device.type, enabled=False):
+        return 1 - F.normalize(x, dim=1) @ F.normalize(y, dim=1).T
+
+
+def min_max(dist: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """Shift and scale a matrix to [0, 1] by its smallest and its largest entry; a constant matrix becomes zero.
+
+    Args:
+        dist: (n, m), finite.
+
+    Returns:
+        (n, m) in [0, 1].
+
+    >>> min_max(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    tensor([[0.0000, 0.2500],
+            [0.5000, 1.0000]])
+    """
+    low, high = torch.aminmax(dist)
+    return (dist - low) / (high - low).clamp(min=torch.finfo(dist.dtype).tiny)
+
+
+def row_blocks(n_rows: int, row_bytes: int, *, budget: int = 2**25) -> Iterator[slice]:
+    """Cut `n_rows` rows into consecutive blocks that need at most `budget` bytes each (but at least one row).
+
+    Args:
+        n_rows: number of rows, 0 or more.
+        row_bytes: what the work on one row needs, in bytes.
+        budget: bytes a block may need; 32 MiB unless told.
+
+    Yields:
+        Slices that cover 0 to `n_rows` in order.
+
+    >>> list(row_blocks(5, 10, budget=25))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, budget // max(1, row_bytes))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def squared_norms(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Squared length of each row, without a second copy of `x`; exact where the squares are.
+
+    >>> squared_norms(torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
+    tensor([25.,  2.])
+    """
+    return torch.cat([x[rows].square().sum(1) for rows in row_blocks(len(x), x.element_size() * x.shape[1])])
+
+
+def same_precision(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring two tensors to their common dtype, float32 or float64.
+
+    >>> [t.dtype for t in same_precision(torch.ones(1).half(), torch.ones(1).double())]
+    [torch.float64, torch.float64]
+    """
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    return x.to(dtype), y.to(dtype)
+
+
+def embedding_rows(x: Shaped[Array, "..."], name: str) -> Tensor:
+    """Turn embeddings, a tensor or a NumPy array, into a (n, d) tensor of float32 or float64 without gradient.
+
+    Args:
+        x: the embeddings; memory is shared where it can be.
+        name: what they are, for the error message.
+
+    Raises:
+        ValueError: they are no rows, no floating-point numbers, or there are none.
+
+    >>> embedding_rows(np.zeros((2, 3), np.float16), "query").dtype
+    torch.float32
+    """
+    if isinstance(x, np.ndarray):
+        x = torch.from_numpy(np.require(x, requirements=["C", "W"]))
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must be embeddings of shape (n, d) with at least one row, not {tuple(x.shape)}.")
+    if not x.is_floating_point():
+        raise ValueError(f"{name} must hold floating-point embeddings, not {x.dtype}.")
+    return same_precision(x.detach(), x)[0]

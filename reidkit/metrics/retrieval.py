@@ -1,0 +1,385 @@
+r"""Single-query evaluation of a ranked gallery: CMC, mAP and mINP, exact and streaming.
+
+Only the ranks of the positives matter, so nothing is sorted in full: a block of queries is scored, and each positive's
+rank is the number of gallery images before it. Everything else follows from the ranks in closed form.
+
+Notation      $r_1 < r_2 < \dots < r_n$ the 0-based ranks of a query's $n$ positives once its junk is deleted;
+              precision at hit $i$ (from 0) $p_i = (i+1)/(r_i+1)$, and just before it $p'_i = i/r_i$.
+Protocol      positive: same pid, other camera. Junk, deleted: same pid and same camera, or pid -1. All else is wrong.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from reidkit.distances import Array, embedding_rows, row_blocks, same_precision, squared_norms
+
+JUNK = -1  # pid of boxes that are neither right nor wrong
+BLOCK_ROWS = 384  # queries at a time: more gain nothing in speed
+BLOCK_BYTES = 2**27  # but never more than this for one block
+AP_CONVENTIONS = ("mean", "trapezoid", "mar")
+
+
+class Ranking(NamedTuple):
+    """How well a gallery was ranked; all numbers are fractions in [0, 1], tensors are float64 on the CPU.
+
+    cmc: share of the queries whose first positive is among the first k, at index k-1.
+    mAP, mINP: means over the queries.
+    ap, inp: of each valid query, in the order of the queries: `query_pids[valid]` are their identities.
+    valid: which queries have a positive at all.
+    protocol: one line that says what was measured.
+    """
+
+    cmc: Float[Tensor, " max_rank"]
+    mAP: float
+    mINP: float
+    ap: Float[Tensor, " n_valid"]
+    inp: Float[Tensor, " n_valid"]
+    valid: Bool[Tensor, " n_query"]
+    protocol: str = ""
+
+    def rank(self, k: int) -> float:
+        """Share of the queries that have a positive among the first `k` of the gallery."""
+        if not 1 <= k <= len(self.cmc):
+            raise ValueError(f"rank {k} is not known: this ranking was made with max_rank={len(self.cmc)}.")
+        return self.cmc[k - 1].item()
+
+    rank1 = property(lambda self: self.rank(1))
+    rank5 = property(lambda self: self.rank(5))
+    rank10 = property(lambda self: self.rank(10))
+    rank20 = property(lambda self: self.rank(20))
+
+
+@torch.no_grad()
+def evaluate(
+    query: Float[Array, "n_query d"],
+    gallery: Float[Array, "n_gallery d"],
+    query_pids: Int[Array, " n_query"],
+    query_camids: Int[Array, " n_query"],
+    gallery_pids: Int[Array, " n_gallery"],
+    gallery_camids: Int[Array, " n_gallery"],
+    *,
+    ap: str = "mean",
+    invalid: str = "skip",
+    max_rank: int = 50,
+) -> Ranking:
+    r"""Rank the gallery by Euclidean distance for each query and measure the ranking, in bounded memory.
+
+    $$ \mathrm{AP} = \frac1n \sum_i p_i \tag{ap-mean} $$
+    $$ \mathrm{AP} = \frac1n \sum_i \tfrac12 (p'_i + p_i), \quad p'_i = 1 \text{ where } r_i = 0 \tag{ap-trapezoid} $$
+    $$ \mathrm{INP} = \frac{n}{r_n + 1} \tag{inp} \qquad
+       \mathrm{CMC}(k) = \text{share of queries with } r_1 < k \tag{cmc} $$
+
+    Embeddings are compared as they are (give unit rows for cosine). The score $q^\top g - \frac12 \lVert g \rVert^2$
+    sorts like the distance; equal scores keep the order of the gallery. Works on the device of `gallery`, in float32,
+    or in float64 if an input is.
+
+    Args:
+        query: (n_query, d) embeddings, tensor or NumPy array.
+        gallery: (n_gallery, d) embeddings.
+        query_pids: (n_query,) identities; any integers.
+        query_camids: (n_query,) cameras; any integers.
+        gallery_pids: (n_gallery,) identities; -1 is junk, an identity that nobody asks for (0 on disk) a distractor.
+        gallery_camids: (n_gallery,) cameras.
+        ap: "mean" (mean of the precisions; torchreid, fast-reid), "trapezoid" (Market-1501's own script, lower), or
+            "mar" (the trapezoid with $p'_0 = 1$ even where the first image is wrong; higher).
+        invalid: what a query without a positive counts: "skip" nothing, "zero" a failure in cmc, mAP and mINP.
+        max_rank: length of cmc; beyond the end of the gallery its last value is repeated.
+
+    Returns:
+        A `Ranking`.
+
+    Raises:
+        ValueError: no query has a positive; shapes do not fit; an embedding is not finite; an unknown choice.
+
+    Source: L. Zheng et al., Scalable person re-identification, 2015 (protocol); M. Ye et al., Deep learning for person
+    re-identification, 2021 (INP); released code of the MAR paper for "mar".
+
+    >>> ranking = evaluate(torch.tensor([[0.0]]), torch.tensor([[0.1], [0.2], [0.3]]), torch.tensor([7]),
+    ...                    torch.tensor([0]), torch.tensor([9, 7, 7]), torch.tensor([1, 1, 0]))
+    >>> ranking.rank1, ranking.rank5, ranking.mAP    # the third image is junk: same camera
+    (0.0, 1.0, 0.5)
+    """
+    query, gallery = embedding_rows(query, "query"), embedding_rows(gallery, "gallery")
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(f"query has {query.shape[1]} numbers a row and gallery {gallery.shape[1]}; they must agree.")
+    query, gallery = same_precision(query.to(gallery.device), gallery)
+    labels = _Labels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
+    _check_finite(squared_norms(query), "query")
+    bias = _check_finite(squared_norms(gallery), "gallery").mul_(-0.5)
+    bias[labels.gallery_pids == JUNK] = -torch.inf
+
+    def score(rows: slice, out: Tensor) -> None:
+        with torch.autocast(out.device.type, enabled=False):
+            torch.addmm(bias, query[rows], gallery.T, out=out)
+
+    return _evaluate(score, bias, labels, ap, invalid, max_rank)
+
+
+@torch.no_grad()
+def evaluate_distances(
+    dist: Shaped[Array, "n_query n_gallery"],
+    query_pids: Int[Array, " n_query"],
+    query_camids: Int[Array, " n_query"],
+    gallery_pids: Int[Array, " n_gallery"],
+    gallery_camids: Int[Array, " n_gallery"],
+    *,
+    ap: str = "mean",
+    invalid: str = "skip",
+    max_rank: int = 50,
+) -> Ranking:
+    """Measure the ranking that a matrix of distances gives, for example after re-ranking.
+
+    The ranking is that of a stable sort of each row: equal distances keep the order of the gallery.
+
+    Args:
+        dist: (n_query, n_gallery), smaller is nearer, any real numbers; infinity is allowed, NaN is not.
+        query_pids, query_camids, gallery_pids, gallery_camids, ap, invalid, max_rank: as in `evaluate`.
+
+    Returns:
+        A `Ranking`.
+
+    Raises:
+        ValueError: no query has a positive; shapes do not fit; a distance is NaN; an unknown choice.
+
+    >>> one = torch.tensor([1])
+    >>> ranking = evaluate_distances(torch.tensor([[0.3, 0.1]]), one, one, torch.tensor([1, 2]), torch.tensor([2, 2]))
+    >>> ranking.cmc[:3], ranking.protocol
+    (tensor([0., 1., 1.], dtype=torch.float64), 'single query · AP mean · 1/1 queries valid · gallery 2')
+    """
+    if dist.ndim != 2 or 0 in dist.shape:
+        raise ValueError(f"dist must be (n_query, n_gallery) with at least one of each, not {tuple(dist.shape)}.")
+    labels = _Labels(query_pids, query_camids, gallery_pids, gallery_camids, *dist.shape)
+    sample = _block(dist, slice(0, 1))
+    dtype = torch.promote_types(sample.dtype, torch.float32) if sample.is_floating_point() else torch.float64
+    largest = torch.finfo(dtype).max
+    bias = torch.zeros(len(labels.gallery_pids), dtype=dtype, device=sample.device)
+    bias[labels.gallery_pids == JUNK] = -torch.inf
+
+    def score(rows: slice, out: Tensor) -> None:
+        out.copy_(_block(dist, rows)).neg_()
+        if out.isnan().any():
+            raise ValueError(
+                f"dist holds NaN between rows {rows.start} and {rows.stop - 1}; distances must be numbers."
+            )
+        out.clamp_(-largest, largest).add_(bias)  # an infinite distance is last, but still before deleted junk
+
+    return _evaluate(score, bias, labels, ap, invalid, max_rank)
+
+
+def bootstrap_interval(
+    values: Float[Array, " n"], groups: Shaped[Array, " n"], *, n_boot: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the mean of `values` when other identities had been drawn: whole groups are resampled.
+
+    Images of one person succeed and fail together, so resampling single queries would promise too much. For two
+    methods give the differences of their APs: the interval is then paired.
+
+    Args:
+        values: (n,) one number a query, for example `ranking.ap`.
+        groups: (n,) its identity, for example `query_pids[ranking.valid]`.
+        n_boot: number of resamples.
+        level: share of the resamples inside the interval, in (0, 1).
+        seed: of the resampling.
+
+    Returns:
+        (low, high), in the unit of `values`.
+
+    Raises:
+        ValueError: lengths differ, nothing or NaN is given, or `level` or `n_boot` is out of range.
+
+    Source: B. Efron, R. Tibshirani, An introduction to the bootstrap, 1993 (percentile interval, cluster bootstrap).
+
+    >>> bootstrap_interval(torch.tensor([0.5, 0.5, 0.5]), torch.tensor([1, 1, 2]))
+    (0.5, 0.5)
+    """
+    values, groups = (np.asarray(a.cpu() if isinstance(a, Tensor) else a) for a in (values, groups))
+    if values.ndim != 1 or values.shape != groups.shape or not len(values):
+        raise ValueError(f"values {values.shape} and groups {groups.shape} must be two equally long, non-empty rows.")
+    if not np.isfinite(values).all():
+        raise ValueError("values must be finite.")
+    if not 0 < level < 1 or n_boot < 1:
+        raise ValueError(f"level must be between 0 and 1 and n_boot at least 1, not {level} and {n_boot}.")
+    _, group = np.unique(groups, return_inverse=True)
+    totals, sizes = np.bincount(group, values), np.bincount(group)
+    rng = np.random.default_rng(seed)
+    means = np.empty(n_boot)
+    for boot in range(n_boot):
+        drawn = rng.integers(len(sizes), size=len(sizes))
+        means[boot] = totals[drawn].sum() / sizes[drawn].sum()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class _Labels:
+    """Pids and camids of both sides, and an index of the gallery by identity."""
+
+    def __init__(self, query_pids, query_camids, gallery_pids, gallery_camids, n_query: int, n_gallery: int):
+        self.query_pids = _ids(query_pids, "query_pids", n_query)
+        self.query_camids = _ids(query_camids, "query_camids", n_query)
+        self.gallery_pids = _ids(gallery_pids, "gallery_pids", n_gallery)
+        self.gallery_camids = _ids(gallery_camids, "gallery_camids", n_gallery)
+        order = np.argsort(self.gallery_pids, kind="stable")
+        self.by_pid = order[self.gallery_pids[order] != JUNK]
+        pids = self.gallery_pids[self.by_pid]
+        self.start = pids.searchsorted(self.query_pids)
+        self.count = pids.searchsorted(self.query_pids, "right") - self.start
+
+    def pairs(self, queries: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of the same identity: row in the block, column, and whether it is junk; by row, then by column."""
+        rows, slot = _ragged(self.count[queries])
+        cols = self.by_pid[self.start[queries][rows] + slot]
+        return rows, cols, self.query_camids[queries][rows] == self.gallery_camids[cols]
+
+    def explain(self) -> str:
+        """Why no query has a positive."""
+        if not self.count.any():
+            return "query and gallery share no pid: number both by the same identities."
+        cameras = np.union1d(self.query_camids, self.gallery_camids)
+        if len(cameras) == 1:
+            return f"every image has camid {cameras[0]}: give the camera of each image."
+        return "check that pids and camids belong to the rows in this order."
+
+
+def _evaluate(
+    score: Callable[[slice, Tensor], None], like: Tensor, labels: _Labels, ap: str, invalid: str, max_rank: int
+) -> Ranking:
+    """Score block after block of queries into one buffer, keep the ranks of the positives, sum them up."""
+    if ap not in AP_CONVENTIONS:
+        raise ValueError(f'ap must be "mean", "trapezoid" or "mar", not {ap!r}.')
+    if invalid not in ("skip", "zero"):
+        raise ValueError(f'invalid must be "skip" or "zero", not {invalid!r}.')
+    if max_rank < 1:
+        raise ValueError(f"max_rank must be at least 1, not {max_rank}.")
+    n_query, n_gallery = len(labels.query_pids), len(labels.gallery_pids)
+    row_bytes = like.element_size() * n_gallery + 64 * int(labels.count.max())
+    buffer, found = None, []
+    for block in row_blocks(n_query, row_bytes, budget=min(BLOCK_BYTES, BLOCK_ROWS * row_bytes)):
+        buffer = like.new_empty(block.stop, n_gallery) if buffer is None else buffer
+        scores = buffer[: block.stop - block.start]
+        score(block, scores)
+        rows, cols, junk = labels.pairs(block)
+        scores[torch.from_numpy(rows[junk]), torch.from_numpy(cols[junk])] = -torch.inf
+        rows, cols = rows[~junk], cols[~junk]
+        count = _ranks_by_sorting if scores.device.type == "cpu" else _ranks_by_counting
+        found.append((rows + block.start, count(scores, rows, cols)))
+    rows, ranks = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    if not len(rows):
+        raise ValueError(
+            f"all {n_query} queries have no image of the same identity under another camera; {labels.explain()}"
+        )
+    ranking = _summarise(rows, ranks, n_query, ap, invalid, max_rank)
+    zeros = " (the others count 0)" if invalid == "zero" and len(ranking.ap) < n_query else ""
+    return ranking._replace(
+        protocol=f"single query · AP {ap} · {len(ranking.ap)}/{n_query} queries valid{zeros} · gallery {n_gallery}"
+    )
+
+
+def _ranks_by_sorting(scores: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Rank of each positive (row, column): the number of better scores in its row, of equal ones to its left.
+
+    Scores below the row's worst positive cannot matter; the few others are sorted, values only.
+    """
+    if not len(rows):
+        return np.empty_like(cols)
+    table = scores.numpy()
+    values = table[rows, cols]
+    better, not_worse = np.empty_like(cols), np.empty_like(cols)
+    present, start = np.unique(rows, return_index=True)
+    worst = np.minimum.reduceat(values, start)
+    for row, low, i, j in zip(present, worst, start, [*start[1:], len(rows)], strict=True):
+        line = table[row]
+        kept = line.compress(line >= low)
+        kept.sort()
+        better[i:j] = len(kept) - kept.searchsorted(values[i:j], "right")
+        not_worse[i:j] = len(kept) - kept.searchsorted(values[i:j])
+    for i in (not_worse - better > 1).nonzero()[0]:
+        better[i] += np.count_nonzero(table[rows[i], : cols[i]] == values[i])
+    return better
+
+
+def _ranks_by_counting(scores: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """The same ranks without a loop over rows, for devices where that would be slow.
+
+    Each score that is not below its row's worst positive looks up, by binary search in the row's sorted positives, how
+    many of these are before it; the running total of the answers is the rank (a positive finds itself, hence - 1).
+    """
+    if not len(rows):
+        return np.empty_like(cols)
+    n_rows, device = len(scores), scores.device
+    slot = np.arange(len(rows)) - rows.searchsorted(rows)
+    width = 1 << int(slot.max() + 1).bit_length()  # a power of two above the number of positives of any row
+    row, col, place = (torch.from_numpy(a).to(device) for a in (rows, cols, slot))
+    value = scores.new_full((n_rows, width), -torch.inf)
+    value[row, place] = scores[row, col]
+    column = col.new_zeros(n_rows, width)
+    column[row, place] = col
+    value, order = value.sort(dim=1, descending=True, stable=True)  # equal ones stay in the order of the gallery
+    column = column.gather(1, order)
+
+    worst = value.masked_fill(value == -torch.inf, torch.inf).amin(1, keepdim=True)
+    line, at = (scores >= worst).nonzero(as_tuple=True)
+    mine = scores[line, at]
+    ahead, step = torch.zeros_like(line), width // 2
+    while step:
+        probe = value[line, ahead + step - 1]
+        ahead += step * ((probe > mine) | ((probe == mine) & (column[line, ahead + step - 1] < at)))
+        step //= 2
+    before = torch.bincount(line * width + ahead, minlength=n_rows * width).view(n_rows, width).cumsum(1) - 1
+    return before[row, place].cpu().numpy()
+
+
+def _summarise(rows: np.ndarray, ranks: np.ndarray, n_query: int, ap: str, invalid: str, max_rank: int) -> Ranking:
+    """From the ranks of the positives of every query to the numbers of a `Ranking`."""
+    ranks = ranks[np.lexsort((ranks, rows))]
+    n_hits = np.bincount(rows, minlength=n_query)
+    valid = n_hits > 0
+    query, hit = _ragged(n_hits)
+    first = ranks[hit == 0]
+    last = ranks[n_hits[valid].cumsum() - 1]
+
+    term = (hit + 1) / (ranks + 1)  # [ap-mean]
+    if ap != "mean":
+        before = np.where(ranks > 0, hit / np.maximum(ranks, 1), 1)
+        if ap == "mar":
+            before[hit == 0] = 1  # [ap-mar]
+        term = (before + term) / 2  # [ap-trapezoid]
+    aps = np.bincount(query, term, minlength=n_query)[valid] / n_hits[valid]
+    inps = n_hits[valid] / (last + 1)  # [inp]
+    total = len(aps) if invalid == "skip" else n_query
+    cmc = np.bincount(np.minimum(first, max_rank), minlength=max_rank + 1)[:max_rank].cumsum() / total  # [cmc]
+    tensors = (torch.from_numpy(a) for a in (aps, inps, valid))
+    return Ranking(torch.from_numpy(cmc), float(aps.sum() / total), float(inps.sum() / total), *tensors)
+
+
+def _ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row number and position in its row of each item, for rows of `counts` items: [2, 1] -> [0, 0, 1], [0, 1, 0]."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return rows, np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
+
+
+def _ids(values: Shaped[Array, "..."], name: str, n: int) -> np.ndarray:
+    """Pids or camids as an int64 NumPy array of `n`."""
+    values = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+    if values.shape != (n,):
+        raise ValueError(f"{name} must be of shape ({n},), one for each image, not {values.shape}.")
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers, not {values.dtype}.")
+    return values.astype(np.int64)
+
+
+def _check_finite(norms: Tensor, name: str) -> Tensor:
+    """Find NaN and infinity by the lengths of the rows, without a copy of the embeddings."""
+    bad = norms.isfinite().logical_not().nonzero()
+    if len(bad):
+        raise ValueError(f"{len(bad)} rows of {name} hold NaN or infinity, the first is row {bad[0].item()}.")
+    return norms
+
+
+def _block(dist: Shaped[Array, "n m"], rows: slice) -> Tensor:
+    """Some rows of a distance matrix as a tensor; a NumPy array (read-only, memory-mapped) is copied."""
+    return dist[rows] if isinstance(dist, Tensor) else torch.from_numpy(np.array(dist[rows]))

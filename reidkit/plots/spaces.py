@@ -1,0 +1,178 @@
+"""Embeddings in the plane, and how well their groups hold together."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reidkit.plots import style
+from reidkit.plots.style import IDENTITIES, MARKERS, SERIES, WIDTH, Numbers, as_array, by_name, canvas, styled
+
+
+def feature_map_2d(x: Numbers, *, method: Literal["tsne", "umap", "pca"] = "tsne", seed: int = 0) -> np.ndarray:
+    """Lay embeddings out in the plane so that near ones stay near; the same numbers for the same input and seed.
+
+    t-SNE and UMAP both start from the principal axes, so that two runs (and two epochs) can be compared.
+
+    Args:
+        x: (n, d) embeddings, at least 4; a few thousand at most.
+        method: `tsne` (perplexity 30, at most a third of n), `umap` (15 neighbours, one thread) or `pca`.
+        seed: of the stochastic methods.
+
+    Returns: (n, 2) coordinates without unit.
+
+    Raises:
+        ValueError: an unknown method, or fewer than 4 embeddings.
+
+    >>> feature_map_2d(np.eye(6), method="pca").shape
+    (6, 2)
+    """
+    x = np.ascontiguousarray(as_array("x", x, None, None), dtype=np.float32)
+    if method not in ("tsne", "umap", "pca"):
+        raise ValueError(f"method is {method!r}; use 'tsne', 'umap' or 'pca'.")
+    if min(x.shape) < 2 or len(x) < 4 or not np.isfinite(x).all():
+        raise ValueError(
+            f"x is {len(x)} x {x.shape[1]}; a map needs 4 or more finite embeddings of 2 or more dimensions."
+        )
+    if method == "umap":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImportWarning)  # it says that TensorFlow is missing, which we do not use
+            from umap import UMAP
+        return UMAP(n_neighbors=min(15, len(x) - 1), init="pca", random_state=seed, n_jobs=1).fit_transform(x)
+    from sklearn.decomposition import PCA
+
+    axes = PCA(2, svd_solver="full").fit_transform(x)
+    if method == "pca":
+        return axes
+    from sklearn.manifold import TSNE
+
+    start = axes / max(axes[:, 0].std(), 1e-12) * 1e-4  # small, as t-SNE wants its start
+    return TSNE(init=start, perplexity=min(30, (len(x) - 1) / 3), random_state=seed, n_jobs=1).fit_transform(x)
+
+
+def _largest(labels: np.ndarray, n_coloured: int) -> list:
+    """The `n_coloured` most frequent labels from 0 on, larger groups first, ties by label."""
+    values, counts = np.unique(labels[labels >= 0], return_counts=True)
+    return values[np.lexsort((values, -counts))][:n_coloured].tolist()
+
+
+def _scatter(
+    ax: Axes, points: np.ndarray, labels: np.ndarray, order: list, colours: Sequence[str], markers: str
+) -> list[Line2D]:
+    """Draw points of the labels in `order` in colour, all others in grey behind them; return a key for each label."""
+    ax.scatter(*points[~np.isin(labels, order)].T, s=7, color=style.PALE, linewidths=0, zorder=1)
+    looks = {label: (colours[k % len(colours)], markers[k % len(markers)]) for k, label in enumerate(order)}
+    shuffled = np.random.default_rng(0).permutation(len(points))  # no label lies on top of all others
+    for marker in dict.fromkeys(marker for _, marker in looks.values()):
+        mine = [index for index in shuffled if looks.get(labels[index], ("", ""))[1] == marker]
+        colour = [looks[labels[index]][0] for index in mine]
+        ax.scatter(*points[mine].T, s=15, c=colour, marker=marker, linewidths=0.3, edgecolors="white", zorder=2)
+    dot = {"linestyle": "", "markersize": 4}
+    return [Line2D([], [], color=c, marker=m, label=str(label), **dot) for label, (c, m) in looks.items()]
+
+
+@styled
+def feature_space(
+    coordinates: Numbers | Mapping[str, Numbers], *, identity: Numbers | None = None, camera: Numbers | None = None,
+    pseudo: Numbers | None = None, ring_wrong: bool = True, n_coloured: int = 9, title: str = ""
+) -> Figure:  # fmt: skip
+    r"""Maps of one feature space side by side, each coloured by other labels; each panel says which.
+
+    Args:
+        coordinates: (n, 2), or name of the map ("t-SNE") to (n, 2), one row of panels each.
+        identity: (n,) true identities.
+        camera: (n,) cameras.
+        pseudo: (n,) pseudo-labels, negative where an image has none. In the colours of `identity` where that is given.
+        ring_wrong: ring the images whose pseudo-label is not their identity (False where labels are cluster numbers).
+        n_coloured: colour the largest so many identities; the others stay grey.
+        title: the finding.
+
+    Raises:
+        ValueError: no labels at all, or another number of labels than points.
+
+    >>> fig = feature_space([[0, 0], [1, 1]], identity=[0, 1], camera=[0, 0])
+    >>> [ax.get_title(loc="left").split("\n")[0] for ax in fig.axes]
+    ['coloured by identity (truth)', 'coloured by camera']
+    """
+    maps = {name: as_array("coordinates", xy, None, 2) for name, xy in by_name("coordinates", coordinates).items()}
+    n = len(next(iter(maps.values())))
+    given = {"identity (truth)": identity, "pseudo-label": pseudo, "camera": camera}
+    labels = {kind: as_array(kind, values, n) for kind, values in given.items() if values is not None}
+    if not labels or any(len(points) != n for points in maps.values()):
+        raise ValueError("give identity, camera or pseudo to colour by, and maps of the same points.")
+    compare = ring_wrong and {"identity (truth)", "pseudo-label"} <= labels.keys()
+    wrong = (labels["pseudo-label"] != labels["identity (truth)"]) & (labels["pseudo-label"] >= 0) if compare else None
+    side, key = min(2.9, WIDTH / len(labels)), 0.3 * ("camera" in labels)
+    size = {"height": (side + 0.15) * len(maps) + 0.4 + key, "width": side * len(labels)}
+    fig, axes = canvas(len(maps), len(labels), **size, title=title)
+    for (row, (name, points)), (column, (kind, values)) in product(enumerate(maps.items()), enumerate(labels.items())):
+        ax, n_groups = axes[row, column], len(np.unique(values[values >= 0]))
+        if kind == "camera":
+            markers = MARKERS if n_groups > len(SERIES) else "o"
+            keys, says = _scatter(ax, points, values, np.unique(values).tolist(), SERIES, markers), f"all {n_groups}"
+            if row == len(maps) - 1:
+                look = {"fontsize": 7, "title_fontsize": 7, "handletextpad": 0, "columnspacing": 1}
+                place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": min(6, len(keys))}
+                ax.legend(handles=keys, title="camera", **place, **look)
+        else:
+            shown = _largest(labels["identity (truth)"] if compare else values, n_coloured)
+            _scatter(ax, points, values, shown, IDENTITIES, MARKERS)
+            says = f"{len(shown)} of {n_groups} in colour" if n_groups > len(shown) else f"all {n_groups}"
+        if kind == "pseudo-label" and compare:
+            ax.scatter(*points[wrong].T, s=34, facecolors="none", edgecolors=style.INK, linewidths=0.7, zorder=3)
+            says = f"{wrong.sum() / max((values >= 0).sum(), 1):.0%} wrong, ringed"
+        if row == 0:
+            ax.set_title(f"coloured by {kind}\n{says}", fontsize=8)
+        if column == 0:
+            ax.set_ylabel(name)
+        style.bare(ax)
+    return fig
+
+
+@styled
+def silhouettes(scores: Mapping[str, tuple[Numbers, Numbers]], *, what: str = "identity", title: str = "") -> Figure:
+    """Silhouettes of one or more variants side by side: the sorted scores of each group, and the mean as a line.
+
+    Args:
+        scores: name to (scores (n,) in -1..1, labels (n,)).
+        what: what a group is ("identity", "cluster").
+        title: the finding.
+
+    Raises:
+        ValueError: no variant, scores outside -1..1, or other lengths.
+
+    >>> fig = silhouettes({"before": ([0.5, 0.1, -0.2], [0, 0, 1])})
+    >>> fig.axes[0].get_title(loc="left").splitlines()
+    ['before', 'mean 0.13, 33% below 0']
+    """
+    n_panels = len(by_name("scores", scores))
+    fig, axes = canvas(1, n_panels, height=3.2, width=min(WIDTH, 2.5 * n_panels + 0.6), title=title, sharex=True)
+    for ax, (name, (values, labels)) in zip(axes.flat, scores.items(), strict=True):
+        values = as_array(f"scores of {name}", values, None)
+        labels = as_array(f"labels of {name}", labels, len(values))
+        if np.abs(values).max() > 1 + 1e-6:
+            raise ValueError(f"scores of {name} reach {np.abs(values).max():.3g}; silhouettes lie in -1..1.")
+        groups = sorted(np.unique(labels), key=lambda group: values[labels == group].mean())
+        bottom, gap = 0.0, 0.15 * len(values) / len(groups)
+        for rank, group in enumerate(groups):
+            mine = np.sort(values[labels == group])
+            edges, strength = bottom + np.arange(len(mine) + 1), 0.9 if rank % 2 else 0.6
+            for part, colour in ((np.maximum(mine, 0), style.BLUE), (np.minimum(mine, 0), style.ORANGE)):
+                ax.stairs(part, edges, orientation="horizontal", fill=True, color=colour, alpha=strength)
+            if len(groups) <= 12:
+                look = {"transform": ax.get_yaxis_transform(), "va": "center", "ha": "right", "fontsize": 7}
+                ax.text(-0.02, edges.mean(), str(group), color=style.GREY, **look)
+            bottom += len(mine) + gap
+        style.mark(ax, values.mean())
+        ax.axvline(0, color=style.GREY, linewidth=0.7)
+        ax.set_title(f"{name}\nmean {values.mean():.2f}, {(values < 0).mean():.0%} below 0".replace("-", "−"))
+        ax.set(xlabel="silhouette (−1..1)", yticks=[], ylim=(-gap, bottom))
+        ax.grid(axis="y", visible=False)
+        ax.spines["left"].set_visible(False)
+    axes[0, 0].set_ylabel(f"images, grouped by {what} (n = {len(values):,})", labelpad=14)
+    return fig
