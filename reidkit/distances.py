@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
 Array = Tensor | np.ndarray
+TILE = {"cpu": 1024, "cuda": 8192}  # rows of a square tile of distances; 4 MB stay in a processor's cache
 
 
 def squared_euclidean(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
@@ -116,6 +117,67 @@ def squared_norms(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     tensor([25.,  2.])
     """
     return torch.cat([x[rows].square().sum(1) for rows in row_blocks(len(x), x.element_size() * x.shape[1])])
+
+
+def product(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, out: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    r"""Write $x y^\top$ into `out`, without gradient and without autocast.
+
+    On the CPU NumPy does it: its BLAS (OpenBLAS, unless one chose another) is no slower than PyTorch's, and 1.4 times
+    as fast on an AMD processor.
+
+    >>> product(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), out=torch.empty(1, 1))
+    tensor([[3.]])
+    """
+    if out.device.type == "cpu":
+        np.matmul(x.numpy(), y.numpy().T, out=out.numpy())
+        return out
+    with torch.autocast(out.device.type, enabled=False):
+        return torch.mm(x, y.T, out=out)
+
+
+def triangle_tiles(x: Float[Tensor, "n d"], *, size: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Squared distances between all rows of `x`, tile by tile: those on the diagonal first, then those above it.
+
+    Args:
+        x: (n, d), finite.
+        size: rows and columns of a tile.
+
+    Yields:
+        Rows, columns and their squared distances up to rounding (not clamped), in a buffer that the next tile reuses.
+
+    >>> [(rows.start, cols.start, tile.item()) for rows, cols, tile in triangle_tiles(torch.eye(2), size=1)]
+    [(0, 0, 0.0), (1, 1, 0.0), (0, 1, 2.0)]
+    """
+    norms = squared_norms(x)[:, None]
+    right = torch.cat([x, torch.ones_like(norms), norms], dim=1)  # so that one product is -2xy + |x|² + |y|²
+    blocks = list(row_blocks(len(x), 1, budget=size))
+    buffer = x.new_empty(min(size, len(x)) ** 2)
+    for step in range(len(blocks)):
+        for rows, cols in zip(blocks, blocks[step:], strict=False):
+            left = torch.cat([-2 * x[rows], norms[rows], torch.ones_like(norms[rows])], dim=1)
+            tile = buffer[: len(left) * (cols.stop - cols.start)].view(len(left), -1)
+            yield rows, cols, product(left, right[cols], out=tile)
+
+
+def tile_size(x: Tensor) -> int:
+    """Rows and columns of the tiles that suit the device of `x`.
+
+    >>> tile_size(torch.zeros(1))
+    1024
+    """
+    return TILE["cpu" if x.device.type == "cpu" else "cuda"]
+
+
+def nonzero(mask: Bool[Tensor, "n m"]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the true entries, row by row; on the CPU by NumPy, which is several times faster here.
+
+    >>> nonzero(torch.tensor([[False, True], [True, False]]))
+    (tensor([0, 1]), tensor([1, 0]))
+    """
+    if mask.device.type != "cpu":
+        return mask.nonzero(as_tuple=True)
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return flat // mask.shape[1], flat % mask.shape[1]
 
 
 def same_precision(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

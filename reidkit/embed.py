@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from reidkit.data.images import Images, normalise
 from reidkit.distances import row_blocks, squared_euclidean
+from reidkit.models.precision import network_precision
 from reidkit.progress import track
-from reidkit.training import network_precision
 
 
 class Embeddings(NamedTuple):

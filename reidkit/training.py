@@ -26,10 +26,10 @@ from torch.optim import Optimizer
 
 from reidkit import files
 from reidkit.models.backbones import load_weights
+from reidkit.models.precision import network_precision, resolve_precision
 from reidkit.progress import bar, is_watched, note
 
 Schedule = Callable[[float], float]
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LOOK_EVERY = 50  # steps between two looks at the losses on CUDA, because each look makes the host wait for the device
 
 
@@ -142,65 +142,6 @@ class Cycle:
 
 
 # ---------------------------------------------------------------------------------------------------------- precision
-
-
-def resolve_precision(model: nn.Module, precision: str) -> torch.dtype:
-    """The type a network computes in: "bf16", "fp32", or "auto" (bf16 on CUDA, fp32 elsewhere).
-
-    >>> resolve_precision(nn.Linear(2, 2), "auto")
-    torch.float32
-    """
-    if precision == "auto":
-        precision = "bf16" if next(model.parameters()).is_cuda else "fp32"
-    if precision not in PRECISIONS:
-        raise ValueError(f'precision must be "auto", "bf16" or "fp32", not {precision!r}.')
-    return PRECISIONS[precision]
-
-
-@contextlib.contextmanager
-def network_precision(model: nn.Module, precision: str = "auto") -> Iterator[None]:
-    """While open, the network alone computes in `precision`; what it returns is float32, and so is every loss.
-
-    Args:
-        model: a network, or an `nn.ModuleDict` of several.
-        precision: "auto", "bf16" or "fp32".
-
-    >>> model = nn.Linear(3, 2)
-    >>> with network_precision(model, "bf16"): model(torch.zeros(1, 3)).dtype
-    torch.float32
-    """
-    dtype = resolve_precision(model, precision)
-    networks = list(model.values()) if isinstance(model, nn.ModuleDict) else [model]
-    before = [network.__dict__.get("forward") for network in networks]
-    if dtype is not torch.float32:
-        for network in networks:
-            network.forward = _autocast(network.forward, next(model.parameters()).device.type, dtype)
-    try:
-        yield
-    finally:
-        for network, forward in zip(networks, before, strict=True):
-            network.__dict__.pop("forward", None)  # the class's own forward shows again
-            if forward is not None:
-                network.forward = forward
-
-
-def _autocast(forward: Callable, device: str, dtype: torch.dtype) -> Callable:
-    @functools.wraps(forward)
-    def wrapped(*args, **kwargs):
-        with torch.autocast(device, dtype):
-            output = forward(*args, **kwargs)
-        return _raise_to_float32(output)
-
-    return wrapped
-
-
-def _raise_to_float32(value):
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-    if isinstance(value, tuple):
-        items = [_raise_to_float32(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return value
 
 
 # --------------------------------------------------------------------------------------------------------- the loop

@@ -41,7 +41,8 @@ ONLY_IN = {  # a library -> the modules of ours that may import it
     "tqdm": {"progress"},
     "click": {"cli"},
 }
-LONGEST_FILE, LONGEST_FUNCTION, LIBRARY_LINES = 350, 60, 4000
+LONGEST_FILE, LONGEST_FUNCTION = 350, 60
+LIBRARY_LINES, WORLD_LINES = 4000, 2100  # what a reader of the methods reads; and what draws the people
 FILES = pytest.mark.parametrize("path", library_files(), ids=lambda path: path.relative_to(LIBRARY).as_posix())
 
 
@@ -138,7 +139,10 @@ def test_files_and_functions_are_short(path):
 
 
 def test_the_library_can_be_read_in_an_afternoon():
-    assert sum(len(code_lines(path.read_text())) for path in library_files()) < LIBRARY_LINES
+    lengths = {path: len(code_lines(path.read_text())) for path in library_files()}
+    world = sum(length for path, length in lengths.items() if path.parent.name == "world")
+    assert world < WORLD_LINES
+    assert sum(lengths.values()) - world < LIBRARY_LINES
 
 
 @FILES

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reidkit.distances import cosine, embedding_rows, euclidean, min_max, row_blocks, squared_euclidean
+from reidkit.distances import cosine, embedding_rows, euclidean, min_max, row_blocks, squared_euclidean, triangle_tiles
 
 
 def loop(x, y, distance):
@@ -60,6 +60,19 @@ def test_row_blocks_cover_all_rows_once_within_the_budget(n_rows, row_bytes, bud
     blocks = list(row_blocks(n_rows, row_bytes, budget=budget))
     assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(n_rows))
     assert all((b.stop - b.start) * row_bytes <= budget or b.stop - b.start == 1 for b in blocks)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 100])
+def test_triangle_tiles_are_half_of_the_matrix(size, generator):
+    x = torch.randn(8, 5, generator=generator)
+    whole = torch.full((8, 8), torch.nan)
+    for rows, cols, tile in triangle_tiles(x, size=size):
+        assert rows.start <= cols.start and whole[rows, cols].isnan().all()
+        whole[rows, cols] = tile
+    expected = (x[:, None] - x[None]).square().sum(2)
+    upper = torch.arange(8)[:, None] // size <= torch.arange(8) // size
+    torch.testing.assert_close(whole[upper], expected[upper], atol=1e-5, rtol=0)
+    assert whole[~upper].isnan().all()
 
 
 def test_embedding_rows_takes_awkward_arrays():

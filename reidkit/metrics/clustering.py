@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from reidkit.distances import Array, embedding_rows, row_blocks, squared_norms
+from reidkit.distances import Array, embedding_rows, nonzero, row_blocks, squared_norms, tile_size, triangle_tiles
 
 
 class Clusters(NamedTuple):
@@ -57,7 +57,7 @@ def silhouette(x: Float[Array, "n d"], labels: Int[Array, " n"]) -> Float[Tensor
     $$ s_i = \frac{b_i - a_i}{\max(a_i, b_i)} \tag{silhouette} $$
 
     a is the mean Euclidean distance to the others of the row's own cluster, b the smallest mean distance to another
-    cluster. A block of distances at a time; on whatever device `x` is.
+    cluster. Distances are made tile by tile, each once; on whatever device `x` is.
 
     Args:
         x: (n, d) embeddings.
@@ -75,47 +75,59 @@ def silhouette(x: Float[Array, "n d"], labels: Int[Array, " n"]) -> Float[Tensor
     tensor([0.9000, 0.8889, 0.0000])
     """
     x = embedding_rows(x, "x")
-    labels = torch.as_tensor(labels, device=x.device)
+    labels = torch.as_tensor(np.array(labels) if isinstance(labels, np.ndarray) else labels, device=x.device)
     if labels.shape != (len(x),):
         raise ValueError(f"labels must be of shape ({len(x)},), one for each row of x, not {tuple(labels.shape)}.")
     _, cluster, sizes = labels.unique(return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise ValueError(f"a silhouette needs at least 2 clusters, but labels holds {len(sizes)}.")
     order = cluster.argsort(stable=True)  # members of a cluster side by side
-    x = x[order].sub_(x.mean(0))  # small numbers keep their digits
-    cluster, norms = cluster[order], squared_norms(x)
-
-    scores = torch.empty_like(x[:, 0])
-    for rows in row_blocks(len(x), x.element_size() * len(x)):
-        total = _sum_by_cluster(_exact_distances(x, norms, rows), sizes)
-        own = cluster[rows, None]
-        a = total.gather(1, own)[:, 0] / (sizes[own[:, 0]] - 1).clamp(min=1)
-        b = (total / sizes).scatter(1, own, torch.inf).amin(1)
-        score = (b - a) / torch.maximum(a, b).clamp(min=torch.finfo(x.dtype).tiny)  # [silhouette]
-        scores[order[rows]] = score.masked_fill(sizes[own[:, 0]] == 1, 0)
-    return scores
+    mean_own, mean_next = _mean_distances(x[order].sub_(x.mean(0)), cluster[order], sizes)
+    wider = torch.maximum(mean_own, mean_next).clamp(min=torch.finfo(x.dtype).tiny)
+    score = ((mean_next - mean_own) / wider).masked_fill(sizes[cluster[order]] == 1, 0)  # [silhouette]
+    return torch.empty_like(score).index_copy_(0, order, score)
 
 
-def _exact_distances(x: Tensor, norms: Tensor, rows: slice) -> Tensor:
-    """Distances of `x[rows]` to all of `x`; the few that lose digits in |x|² + |y|² - 2xy are made from differences."""
-    with torch.autocast(x.device.type, enabled=False):
-        squared = torch.addmm(norms, x[rows], x.T, alpha=-2).add_(norms[rows, None])
-    near = squared < 1e-3 * norms[rows, None]
-    i, j = near.nonzero(as_tuple=True)
+def _mean_distances(x: Tensor, cluster: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean distance of each row to the others of its cluster, and to the nearest other cluster; rows sorted by cluster.
+
+    Each pair is computed once, in a tile of the upper triangle. A cluster inside one tile is done with that tile; sums
+    are kept only for the few clusters that a border of a tile cuts.
+    """
+    n, step = len(x), tile_size(x)
+    norms = squared_norms(x)
+    cut = cluster[step::step][cluster[step::step] == cluster[step - 1 : -1 : step]].unique()
+    own, nearest, table = x.new_zeros(n), x.new_full((n,), torch.inf), x.new_zeros(n, len(cut))
+    for rows, cols, tile in triangle_tiles(x, size=step):
+        _finish(tile, x, norms, rows, cols)
+        for here, there, dist in [(rows, cols, tile), (cols, rows, tile.T)][: 1 if rows == cols else 2]:
+            pieces, counts = cluster[there].unique_consecutive(return_counts=True)
+            total, mine, whole = _sum_pieces(dist, counts), cluster[here, None] == pieces, counts == sizes[pieces]
+            own[here] += (total * mine).sum(1)
+            mean = (total / counts).masked_fill_(mine | ~whole, torch.inf)
+            nearest[here] = torch.minimum(nearest[here], mean.amin(1))
+            table[here, torch.searchsorted(cut, pieces[~whole])] += total[:, ~whole]
+    mean = (table / sizes[cut]).masked_fill_(cluster[:, None] == cut, torch.inf)
+    nearest = torch.cat([nearest[:, None], mean], dim=1).amin(1)
+    return own / (sizes[cluster] - 1).clamp(min=1), nearest
+
+
+def _finish(tile: Tensor, x: Tensor, norms: Tensor, rows: slice, cols: slice) -> None:
+    """Make distances of a tile of squared ones; the few that lost digits in it are made anew from differences."""
+    i, j = nonzero(tile < 1e-3 * norms[rows, None])
     for part in row_blocks(len(i), 3 * x.element_size() * x.shape[1]):
-        squared[i[part], j[part]] = (x[rows][i[part]] - x[j[part]]).square().sum(1)
-    return squared.clamp_(min=0).sqrt_()
+        tile[i[part], j[part]] = (x[rows][i[part]] - x[cols][j[part]]).square_().sum(1)
+    tile.clamp_(min=0).sqrt_()
 
 
-def _sum_by_cluster(dist: Tensor, sizes: Tensor) -> Tensor:
-    """Sum the columns of each cluster, which lie side by side: (b, n) -> (b, k)."""
+def _sum_pieces(dist: Tensor, counts: Tensor) -> Tensor:
+    """Sum the columns of each piece, which lie side by side: (b, n) -> (b, pieces)."""
     if dist.device.type != "cpu":
-        return _sum_by_cluster_indexed(dist, sizes)
-    starts = (sizes.cumsum(0) - sizes).numpy()
-    return torch.from_numpy(np.add.reduceat(dist.numpy(), starts, axis=1))
+        return _sum_pieces_indexed(dist, counts)
+    return torch.from_numpy(np.add.reduceat(dist.numpy(), (counts.cumsum(0) - counts).numpy(), axis=1))
 
 
-def _sum_by_cluster_indexed(dist: Tensor, sizes: Tensor) -> Tensor:
+def _sum_pieces_indexed(dist: Tensor, counts: Tensor) -> Tensor:
     """The same where NumPy cannot go."""
-    cluster = torch.arange(len(sizes), device=dist.device).repeat_interleave(sizes)
-    return dist.new_zeros(len(dist), len(sizes)).index_add_(1, cluster, dist)
+    piece = torch.arange(len(counts), device=dist.device).repeat_interleave(counts)
+    return dist.new_zeros(len(dist), len(counts)).index_add_(1, piece, dist)

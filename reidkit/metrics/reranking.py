@@ -19,10 +19,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from reidkit.distances import Array, embedding_rows, row_blocks, squared_norms
-
-TILE = 1024  # rows of a tile on the CPU: its 4 MB stay in the cache
-TILE_CUDA = 8192
+from reidkit.distances import Array, embedding_rows, nonzero, row_blocks, squared_norms, tile_size, triangle_tiles
 
 
 class Neighbours(NamedTuple):
@@ -112,11 +109,15 @@ def k_nearest(
             [0., 4.],
             [0., 1.]]), farthest=tensor([9., 9., 4.]))
     """
+    if not squared_norms(x).isfinite().all():
+        raise ValueError("query or gallery holds NaN or infinity; re-ranking needs finite embeddings.")
     n, k = len(x), min(k, len(x))
     best = Neighbours(
         torch.zeros(n, k, dtype=torch.long, device=x.device), x.new_full((n, k), torch.inf), x.new_zeros(n)
     )
-    for rows, cols, tile in _tiles(x):
+    for rows, cols, tile in triangle_tiles(x, size=tile_size(x)):
+        if rows == cols:
+            tile.fill_diagonal_(-1)  # each row stays before its duplicates
         if between is not None and rows.start < len(between) < cols.stop:
             first = max(0, len(between) - cols.start)  # of the columns, the first one that is gallery
             part = tile[: len(between) - rows.start, first:].clamp(min=0)
@@ -260,30 +261,6 @@ def jaccard_blocks(
         yield rows, (1 - overlap / (2 - overlap)).astype(np.float32)  # [jaccard]
 
 
-def _tiles(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of the matrix of squared distances on and above its diagonal; one product gives a tile ready to use.
-
-    Tiles on the diagonal come first: they give each row a first set of neighbours. There, a row's distance to itself
-    is set to -1, so that it stays before its duplicates.
-    """
-    norms = squared_norms(x)[:, None]
-    if not norms.isfinite().all():
-        raise ValueError("query or gallery holds NaN or infinity; re-ranking needs finite embeddings.")
-    right = torch.cat([x, torch.ones_like(norms), norms], dim=1)
-    size = TILE if x.device.type == "cpu" else TILE_CUDA
-    blocks = list(row_blocks(len(x), 1, budget=size))
-    buffer = x.new_empty(size * size)
-    with torch.autocast(x.device.type, enabled=False):
-        for step in range(len(blocks)):
-            for rows, cols in zip(blocks, blocks[step:], strict=False):
-                left = torch.cat([-2 * x[rows], norms[rows], torch.ones_like(norms[rows])], dim=1)
-                tile = buffer[: len(left) * (cols.stop - cols.start)].view(len(left), -1)
-                torch.mm(left, right[cols].T, out=tile)
-                if step == 0:
-                    tile.fill_diagonal_(-1)
-                yield rows, cols, tile
-
-
 def _keep_nearest(best: Neighbours, rows: slice, cols: slice, tile: Tensor) -> None:
     """Merge a tile (rows x cols) into the nearest found so far; only entries below the present k-th can matter."""
     torch.maximum(best.farthest[rows], tile.amax(1), out=best.farthest[rows])
@@ -292,7 +269,7 @@ def _keep_nearest(best: Neighbours, rows: slice, cols: slice, tile: Tensor) -> N
         found = tile.topk(k, largest=False)
         best.squared[rows], best.index[rows] = found.values, found.indices + cols.start
         return
-    line, at = _nonzero(tile < squared[:, -1:])
+    line, at = nonzero(tile < squared[:, -1:])
     count = torch.bincount(line, minlength=len(tile))
     slot = torch.arange(len(line), device=line.device) - (count.cumsum(0) - count)[line]
     width = k + int(count.max())
@@ -301,14 +278,6 @@ def _keep_nearest(best: Neighbours, rows: slice, cols: slice, tile: Tensor) -> N
     values[line, k + slot], index[line, k + slot] = tile[line, at], at + cols.start
     found = values.topk(k, largest=False)
     best.squared[rows], best.index[rows] = found.values, index.gather(1, found.indices)
-
-
-def _nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the true entries, by rows (NumPy is several times faster here on the CPU)."""
-    if mask.device.type != "cpu":
-        return mask.nonzero(as_tuple=True)
-    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return flat // mask.shape[1], flat % mask.shape[1]
 
 
 def _distances_of_pairs(row: np.ndarray, col: np.ndarray, x: Tensor, neighbours: Neighbours) -> np.ndarray:

@@ -125,7 +125,7 @@ def sheet(width: float, height: float, *, title: str = "") -> tuple[Figure, Axes
     """Paper measured in inches, x to the right and y down from below the title, with room below for a signature.
 
     >>> fig, ax = sheet(4, 2, title="one line")
-    >>> ax.get_xlim() == (0, 4), fig.get_figheight() > 2
+    >>> ax.get_xlim() == (0, 4), bool(fig.get_figheight() > 2)
     (True, True)
     """
     width = max(width, min(WIDTH, 1.15 * text_width(title, 10)))  # a title may widen the paper up to a notebook's width

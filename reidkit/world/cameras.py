@@ -107,7 +107,7 @@ def install(count: int, place: Place, *, seed: int, knobs: Knobs) -> dict[str, n
     """Draw a network of `count` cameras; all columns of `Cameras` but the painted scene."""
     dice = Dice(seed, 7_000_001, np.arange(count))
     near = dice.uniform("near", 7, 10) * place.distance
-    mixing = np.eye(3) + knobs.camera_colour * dice.normals("mixing", 9, 0.07).reshape(count, 3, 3)
+    mixing = np.eye(3) + knobs.camera_colour * dice.normals("mixing", 9, 0.05).reshape(count, 3, 3)
     colour = knobs.camera_colour
     return dict(
         height=dice.uniform("height", *place.height),
@@ -119,11 +119,11 @@ def install(count: int, place: Place, *, seed: int, knobs: Knobs) -> dict[str, n
         sun_azimuth=dice.uniform("sun azimuth", 0, 360),
         sun_elevation=dice.uniform("sun elevation", 28, 63),
         sunny=dice.uniform("sunny", *place.sunny),
-        tint=np.array(place.tint) * np.exp(colour * dice.normals("tint", 3, 0.16)),
+        tint=np.array(place.tint) * np.exp(colour * dice.normals("tint", 3, 0.11)),
         mixing=mixing / mixing.sum(2, keepdims=True),
-        saturation=1 + place.saturation + colour * dice.normal("saturation", sd=0.22),
-        gamma=np.exp(colour * dice.normal("gamma", sd=0.13)),
-        exposure=np.exp(place.exposure + colour * dice.normal("exposure", sd=0.20)),
+        saturation=1 + place.saturation + colour * dice.normal("saturation", sd=0.16),
+        gamma=np.exp(colour * dice.normal("gamma", sd=0.09)),
+        exposure=np.exp(place.exposure + colour * dice.normal("exposure", sd=0.14)),
         fog=dice.uniform("fog", *place.fog),
         noise=0.008 + 0.02 * dice.uniform("noise") ** 2,
         quality=dice.uniform("quality", 62, 92),
@@ -173,14 +173,14 @@ def _walk(passage: Dice, shot: Dice, seen: dict[str, np.ndarray], knobs: Knobs) 
 
 def _light(passage: Dice, shot: Dice, seen: dict[str, np.ndarray], knobs: Knobs) -> dict[str, np.ndarray]:
     light = knobs.light
-    sunny = np.clip(seen["sunny"] + light * passage.normal("sunny", sd=0.18), 0, 1)
+    sunny = np.clip(seen["sunny"] + light * passage.normal("sunny", sd=0.13), 0, 1)
     return dict(
         sun_azimuth=seen["sun_azimuth"] + light * passage.normal("azimuth", sd=25),
         sun_elevation=np.clip(seen["sun_elevation"] + light * passage.normal("elevation", sd=6), 15, 75),
-        sunny=sunny * np.where(passage.coin("shade", 0.25 * light), 0.45, 1.0),
+        sunny=sunny * np.where(passage.coin("shade", 0.2 * light), 0.45, 1.0),
         exposure=seen["exposure"]
-        * np.exp(light * (passage.normal("exposure", sd=0.16) + shot.normal("exposure", sd=0.06))),
-        temperature=light * passage.normal("temperature", sd=0.09),
+        * np.exp(light * (passage.normal("exposure", sd=0.11) + shot.normal("exposure", sd=0.05))),
+        temperature=light * passage.normal("temperature", sd=0.06),
     )
 
 

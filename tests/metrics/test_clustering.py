@@ -29,13 +29,15 @@ def test_silhouette_by_hand():
     torch.testing.assert_close(silhouette(x, torch.tensor([5, 5, -1, -1, 3])), expected)
 
 
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 60), k=st.integers(2, 12), budget=st.sampled_from([1, 2**25]))
-def test_silhouette_equals_scikit_learn(seed, n, k, budget):
+@given(
+    seed=st.integers(0, 2**32 - 1), n=st.integers(3, 60), k=st.integers(2, 12), tile=st.sampled_from([1, 4, 7, 1024])
+)
+def test_silhouette_equals_scikit_learn(seed, n, k, tile):
     x, labels = blobs(seed, n, k=k)
     if not 2 <= len(np.unique(labels)) < n:  # what scikit-learn accepts
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clustering, "row_blocks", lambda n, size: distances.row_blocks(n, size, budget=budget))
+        patch.setitem(distances.TILE, "cpu", tile)
         found = silhouette(torch.from_numpy(x), torch.from_numpy(labels))
     np.testing.assert_allclose(found, silhouette_samples(x.astype(np.float64), labels), rtol=0, atol=1e-5)
 
@@ -59,8 +61,8 @@ def test_silhouette_keeps_its_digits_in_tight_clusters():
 def test_sums_by_cluster_are_the_same_on_other_devices():
     dist, sizes = torch.rand(5, 12, dtype=torch.float64), torch.tensor([3, 1, 6, 2])
     expected = torch.stack([part.sum(1) for part in dist.split(sizes.tolist(), dim=1)], dim=1)
-    torch.testing.assert_close(clustering._sum_by_cluster(dist, sizes), expected)
-    torch.testing.assert_close(clustering._sum_by_cluster_indexed(dist, sizes), expected)
+    torch.testing.assert_close(clustering._sum_pieces(dist, sizes), expected)
+    torch.testing.assert_close(clustering._sum_pieces_indexed(dist, sizes), expected)
 
 
 def test_silhouette_of_coinciding_rows_is_zero():
