@@ -137,11 +137,12 @@ def test_every_picture_is_one_open_figure_with_all_its_text_on_the_paper(name):
 
 
 def test_drawing_leaves_the_settings_of_others_alone():
-    before = dict(matplotlib.rcParams)
-    plots.lr_schedule([1, 2])
-    with pytest.raises(ValueError, match="is empty"):
-        plots.lr_schedule([])
-    assert dict(matplotlib.rcParams) == before
+    with plt.rc_context({"font.size": 3.0, "axes.grid": False, "figure.dpi": 50}):
+        before = dict(matplotlib.rcParams)
+        assert plots.lr_schedule([1, 2]).dpi == 120
+        with pytest.raises(ValueError, match="is empty"):
+            plots.lr_schedule([])
+        assert dict(matplotlib.rcParams) == before
 
 
 def test_ticks_keep_the_house_style_when_they_are_made_after_the_call():
@@ -202,6 +203,9 @@ def test_ranked_list_of_five_images_by_hand():
     frames = [to_hex(patch.get_edgecolor()).upper() for patch in fig.axes[0].patches if isinstance(patch, Rectangle)]
     assert frames == [INK.upper(), ORANGE, BLUE, ORANGE]
     np.testing.assert_array_equal(fig.axes[0].images[2].get_array(), gallery.pixels[1].permute(1, 2, 0) & 0xFC)
+    fig = plots.ranked_lists(people(1, [7], [0]), gallery, dist, top_k=4, keep_junk=True)
+    assert [text for text in texts(fig) if text[0] in "✓✗–"] == ["– 0.10", "✗ 0.20", "– 0.30", "✓ 0.40"]
+    assert [text for text in texts(fig) if text.isdigit() or text == "junk"] == ["junk", "1", "junk", "2"]
 
 
 @given(
@@ -362,7 +366,12 @@ def test_tsne_of_a_handful_lowers_its_perplexity(n):
 
 
 def test_maps_refuse_what_has_no_neighbours():
-    for wrong, sentence in ((np.eye(3), "4 or more"), (np.full((5, 4), np.nan), "finite"), (np.ones(5), "has shape")):
+    for wrong, sentence in (
+        (np.eye(3), "4 or more"),
+        (np.full((5, 4), np.nan), "finite"),
+        (np.ones(5), "has shape"),
+        (np.ones((5, 4)), "collapsed"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             plots.feature_map_2d(wrong)
 

@@ -289,13 +289,14 @@ def _ranks_by_sorting(scores: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.
     values = table[rows, cols]
     better, not_worse = np.empty_like(cols), np.empty_like(cols)
     present, start = np.unique(rows, return_index=True)
-    worst = np.minimum.reduceat(values, start)
-    for row, low, i, j in zip(present, worst, start, [*start[1:], len(rows)], strict=True):
-        line = table[row]
+    worst = np.minimum.reduceat(values, start).tolist()
+    stop = [*start.tolist()[1:], len(rows)]
+    for row, low, i, j in zip(present.tolist(), worst, start.tolist(), stop, strict=True):
+        line, mine = table[row], values[i:j]
         kept = line.compress(line >= low)
         kept.sort()
-        better[i:j] = len(kept) - kept.searchsorted(values[i:j], "right")
-        not_worse[i:j] = len(kept) - kept.searchsorted(values[i:j])
+        better[i:j] = len(kept) - kept.searchsorted(mine, "right")
+        not_worse[i:j] = len(kept) - kept.searchsorted(mine)
     for i in (not_worse - better > 1).nonzero()[0]:
         better[i] += np.count_nonzero(table[rows[i], : cols[i]] == values[i])
     return better

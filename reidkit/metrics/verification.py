@@ -16,7 +16,8 @@ def _sorted(name: str, distances: Tensor) -> Tensor:
 def error_rates(positive: Tensor, negative: Tensor, thresholds: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     r"""How often a threshold on the distance lets strangers in, and how often it turns the same person away.
 
-    $$\mathrm{FMR}(t) = \frac{|\{d^- \le t\}|}{n^-}, \qquad \mathrm{FNMR}(t) = \frac{|\{d^+ > t\}|}{n^+}$$
+    $$ \mathrm{FMR}(t) = \frac{|\{d^- \le t\}|}{n^-} \tag{fmr} \qquad
+       \mathrm{FNMR}(t) = \frac{|\{d^+ > t\}|}{n^+} \tag{fnmr} $$
 
     Args:
         positive: distances of pairs of the same identity, any shape, >= 0.
@@ -40,16 +41,16 @@ def error_rates(positive: Tensor, negative: Tensor, thresholds: Tensor | None = 
         seen = torch.cat([positive, negative]).unique()
         thresholds = torch.cat([(seen[:-1] + seen[1:]) / 2, seen[-1:]])
     thresholds = thresholds.to(positive)
-    let_in = torch.searchsorted(negative, thresholds, right=True) / negative.numel()
+    let_in = torch.searchsorted(negative, thresholds, right=True) / negative.numel()  # [fmr]
     let_by = torch.searchsorted(positive, thresholds, right=True) / positive.numel()
-    return thresholds, let_in.double(), 1 - let_by.double()
+    return thresholds, let_in.double(), 1 - let_by.double()  # [fnmr]
 
 
 def equal_error_rate(positive: Tensor, negative: Tensor) -> tuple[float, float]:
     r"""The error rate of the threshold at which both kinds of error are (most nearly) equally frequent.
 
-    $$t^* = \arg\min_t |\mathrm{FMR}(t) - \mathrm{FNMR}(t)|, \qquad
-      \mathrm{EER} = \tfrac{1}{2} (\mathrm{FMR}(t^*) + \mathrm{FNMR}(t^*))$$
+    $$ t^* = \arg\min_t |\mathrm{FMR}(t) - \mathrm{FNMR}(t)|, \quad
+       \mathrm{EER} = \tfrac{1}{2} (\mathrm{FMR}(t^*) + \mathrm{FNMR}(t^*)) \tag{eer} $$
 
     Args:
         positive: distances of pairs of the same identity, any shape, >= 0.
@@ -67,5 +68,5 @@ def equal_error_rate(positive: Tensor, negative: Tensor) -> tuple[float, float]:
     (0.0, 0.5)
     """
     thresholds, fmr, fnmr = error_rates(positive, negative)
-    best = (fmr - fnmr).abs().argmin()
+    best = (fmr - fnmr).abs().argmin()  # [eer]
     return float((fmr[best] + fnmr[best]) / 2), float(thresholds[best])

@@ -12,6 +12,7 @@ from reidkit.plots import style
 from reidkit.plots.style import DPI, WIDTH, Numbers, as_array, by_name, sheet, styled, text_width
 
 GAP, FRAMED_GAP = 0.07, 0.1  # inches between two images, without and with coloured frames
+VERDICTS = {"right": (style.BLUE, "✓"), "wrong": (style.ORANGE, "✗"), "junk": (style.GREY, "–")}
 LEFT, TOP, CAPTION = 0.06, 0.22, 0.31  # inches left of a query, above the first list, under each image
 
 
@@ -99,20 +100,26 @@ def contact_sheet(
     return fig
 
 
-def ranking(dist: np.ndarray, pid: int, camid: int, pids: np.ndarray, camids: np.ndarray) -> np.ndarray:
+def ranking(
+    dist: np.ndarray, pid: int, camid: int, pids: np.ndarray, camids: np.ndarray, *, keep_junk: bool = False
+) -> np.ndarray:
     """Gallery indices from near to far, without junk (the query's own camera, or pid -1); ties in gallery order.
 
     >>> ranking(np.array([0.1, 0.4, 0.2, 0.3]), 7, 0, np.array([7, 7, -1, 5]), np.array([0, 1, 2, 0]))
     array([3, 1])
     """
     order = np.argsort(dist, kind="stable")
-    junk = (pids == -1) | ((pids == pid) & (camids == camid))
-    return order[~junk[order]]
+    return order if keep_junk else order[~_is_junk(pid, camid, pids, camids)[order]]
+
+
+def _is_junk(pid: int, camid: int, pids: np.ndarray, camids: np.ndarray) -> np.ndarray:
+    return (pids == -1) | ((pids == pid) & (camids == camid))
 
 
 def _draw_lists(
-    query: ImageSet, gallery: ImageSet, lines: Sequence[tuple[str, int, Numbers]], top_k: int, title: str, repeat: bool
-) -> Figure:
+    query: ImageSet, gallery: ImageSet, lines: Sequence[tuple[str, int, Numbers]], top_k: int, title: str, *,
+    repeat: bool, keep_junk: bool = False
+) -> Figure:  # fmt: skip
     """One line for each (name, query, distances): the query where `repeat` or first, the name, what was found."""
     shape = n_query, n_gallery = len(query.pids), len(gallery.pids)
     wrong = [row for _, row, _ in lines if not 0 <= row < n_query]
@@ -128,10 +135,9 @@ def _draw_lists(
     width = min(64 / DPI, (WIDTH - names - 0.3) / (shown + 1) - FRAMED_GAP)
     h, w = _image(query.pixels[0]).shape[:2]
     height, start, step = width * h / w, width + names + 0.3, width + FRAMED_GAP
-    pitch = height + CAPTION + 0.08
+    pitch = height + CAPTION + (TOP if keep_junk else 0.08)  # ranks above every list, or above the first
     fig, ax = sheet(start + shown * step, TOP + len(lines) * pitch - 0.05, title=title)
-    for x, text in [(LEFT, "query"), *((start + rank * step, str(rank + 1)) for rank in range(shown))]:
-        _write(ax, text, x + width / 2, TOP - 0.19, 7)
+    _write(ax, "query", LEFT + width / 2, TOP - 0.19, 7)
     for line, (name, row, dist) in enumerate(lines):
         dist, y = as_array(f"dist {name}".strip(), dist, *shape)[row], TOP + line * pitch
         pid, camid, under = int(query.pids[row]), int(query.camids[row]), y + height + 0.055
@@ -140,9 +146,13 @@ def _draw_lists(
             _place(ax, _image(query.pixels[row]), (LEFT, y), (width, height), style.INK, 1.2)
             _write(ax, f"person {pid}", LEFT + width / 2, under, 7, style.INK)
             _write(ax, f"cam {camid}", LEFT + width / 2, under + 0.125, 6)
-        for rank, index in enumerate(ranking(dist, pid, camid, pids, camids)[:top_k]):
-            colour, sign = (style.BLUE, "✓") if pids[index] == pid else (style.ORANGE, "✗")
-            x = start + rank * step
+        order = ranking(dist, pid, camid, pids, camids, keep_junk=keep_junk)[:top_k]
+        junk = _is_junk(pid, camid, pids, camids)[order]
+        for place, index in enumerate(order):
+            colour, sign = VERDICTS["junk" if junk[place] else "right" if pids[index] == pid else "wrong"]
+            rank, x = "junk" if junk[place] else place + 1 - junk[:place].sum(), start + place * step
+            if keep_junk or line == 0:
+                _write(ax, str(rank), x + width / 2, y - 0.19, 7)
             _place(ax, _image(gallery.pixels[index]), (x, y), (width, height), colour, 2.4)
             _write(ax, f"{sign} {dist[index]:.2f}", x + width / 2, under, 7, colour, fontweight="bold")
             _write(ax, f"cam {camids[index]}", x + width / 2, under + 0.125, 6)
@@ -152,7 +162,7 @@ def _draw_lists(
 @styled
 def ranked_lists(
     query: ImageSet, gallery: ImageSet, dist: Numbers, *, rows: Sequence[int] | None = None, top_k: int = 10,
-    title: str = ""
+    keep_junk: bool = False, title: str = ""
 ) -> Figure:  # fmt: skip
     """The nearest gallery images of some queries: right = blue frame and ✓, wrong = orange frame and ✗, junk left out.
 
@@ -161,6 +171,7 @@ def ranked_lists(
         dist: (n_q, n_g) distances, small is near; written under each image with its camera.
         rows: which queries; the first four if not given.
         top_k: how long the lists are.
+        keep_junk: show junk too, in grey and without a rank.
         title: the finding.
 
     Raises:
@@ -173,7 +184,8 @@ def ranked_lists(
     ['✓ 0.00', '✗ 0.00']
     """
     rows = range(min(4, len(query.pids))) if rows is None else rows
-    return _draw_lists(query, gallery, [("", row, dist) for row in rows], top_k, title, repeat=True)
+    lines = [("", row, dist) for row in rows]
+    return _draw_lists(query, gallery, lines, top_k, title, repeat=True, keep_junk=keep_junk)
 
 
 @styled

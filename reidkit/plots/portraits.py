@@ -50,12 +50,19 @@ def pulls(loss: Loss, points: Tensor, pids: Tensor) -> tuple[float, np.ndarray]:
     return value.item(), -(gradient * tangent).sum(1).detach().numpy()
 
 
+def _circle(ax: Axes, line: str | tuple = "-") -> None:
+    """Hang an empty portrait: the circle alone."""
+    ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor=style.PALE, linewidth=1, linestyle=line))
+    ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
+    ax.axis("off")
+
+
 def _portrait(ax: Axes, loss: Loss, points: Tensor, pids: Tensor, *, scale: float = 1.0) -> float:
     """Draw one portrait and return the loss."""
     value, pull = pulls(loss, points, pids)
     strength = pull / (np.abs(pull).max() or 1.0)
     angles = torch.atan2(points[:, 1], points[:, 0]).numpy()
-    ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor=style.PALE, linewidth=1))
+    _circle(ax)
     for rank, pid in enumerate(pids.unique()):
         colour, mine = IDENTITIES[rank % len(IDENTITIES)], (pids == pid).nonzero().flatten().numpy()
         for place, index in enumerate(mine[np.argsort(angles[mine])]):
@@ -77,8 +84,6 @@ def _portrait(ax: Axes, loss: Loss, points: Tensor, pids: Tensor, *, scale: floa
                     "shrinkB": 0,
                 }
                 ax.add_patch(FancyArrowPatch(path=path, color=colour, zorder=2, **look))
-    ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
-    ax.axis("off")
     return value
 
 
@@ -122,13 +127,14 @@ def loss_portraits(
 
 @styled
 def course_map(
-    papers: Mapping[str, tuple[float, float, Loss]], *, xticks: Sequence[str], yticks: Sequence[str], xlabel: str,
+    papers: Mapping[str, tuple[float, float, Loss | None]], *, xticks: Sequence[str], yticks: Sequence[str], xlabel: str,
     ylabel: str, title: str = ""
 ) -> Figure:  # fmt: skip
     """The papers on two axes, each as the portrait of its loss.
 
     Args:
-        papers: name to (x, y, loss); x counts along `xticks` and y along `yticks`, both from 0.
+        papers: name to (x, y, loss); x counts along `xticks` and y along `yticks`, both from 0. A paper whose loss is
+            None has its place, as a dashed circle.
         xticks, yticks: the stages along the axes, from left and from below.
         xlabel, ylabel: what the axes are.
         title: the finding.
@@ -137,9 +143,10 @@ def course_map(
         ValueError: no paper, or one that lies outside the axes.
 
     >>> spread = lambda x, pids: -torch.pdist(x).mean()
-    >>> fig = course_map({"A": (0, 0, spread)}, xticks=["pairs"], yticks=["all"], xlabel="compares", ylabel="labels")
-    >>> len(fig.axes[0].child_axes)
-    1
+    >>> papers = {"A": (0, 0, spread), "still to come": (1, 0, None)}
+    >>> fig = course_map(papers, xticks=["pairs", "lists"], yticks=["all"], xlabel="compares", ylabel="labels")
+    >>> [len(frame.lines) for frame in fig.axes[0].child_axes]
+    [16, 0]
     """
     ax = canvas(height=1.45 * len(yticks) + 0.8, title=title)[1][0, 0]
     ax.set(xlim=(-0.5, len(xticks) - 0.5), ylim=(-0.5, len(yticks) - 0.5), xlabel=xlabel, ylabel=ylabel)
@@ -153,6 +160,10 @@ def course_map(
         if not (-0.5 <= x <= len(xticks) - 0.5 and -0.5 <= y <= len(yticks) - 0.5):
             raise ValueError(f"{name} is at ({x}, {y}); the map has {len(xticks)} x {len(yticks)} stages, from 0.")
         inset = ax.inset_axes((x - 0.45, y - 0.32, 0.9, 0.8), transform=ax.transData)
-        _portrait(inset, loss, *portrait_points(), scale=0.62)
-        ax.text(x, y - 0.44, name, ha="center", va="bottom", fontsize=8, fontweight="bold", zorder=6)
+        look = {"fontweight": "bold"} if loss else {"color": style.GREY}
+        if loss:
+            _portrait(inset, loss, *portrait_points(), scale=0.62)
+        else:
+            _circle(inset, line=(0, (4, 3)))
+        ax.text(x, y - 0.44, name, ha="center", va="bottom", fontsize=8, zorder=6, **look)
     return ax.figure

@@ -27,7 +27,7 @@ def feature_map_2d(x: Numbers, *, method: Literal["tsne", "umap", "pca"] = "tsne
     Returns: (n, 2) coordinates without unit.
 
     Raises:
-        ValueError: an unknown method, or fewer than 4 embeddings.
+        ValueError: an unknown method, fewer than 4 embeddings, or embeddings that are all the same.
 
     >>> feature_map_2d(np.eye(6), method="pca").shape
     (6, 2)
@@ -35,10 +35,12 @@ def feature_map_2d(x: Numbers, *, method: Literal["tsne", "umap", "pca"] = "tsne
     x = np.ascontiguousarray(as_array("x", x, None, None), dtype=np.float32)
     if method not in ("tsne", "umap", "pca"):
         raise ValueError(f"method is {method!r}; use 'tsne', 'umap' or 'pca'.")
-    if min(x.shape) < 2 or len(x) < 4 or not np.isfinite(x).all():
+    if len(x) < 4 or x.shape[1] < 2 or not np.isfinite(x).all():
         raise ValueError(
             f"x is {len(x)} x {x.shape[1]}; a map needs 4 or more finite embeddings of 2 or more dimensions."
         )
+    if (x == x[0]).all():
+        raise ValueError("all embeddings are equal (they have collapsed); there is nothing to lay out.")
     if method == "umap":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ImportWarning)  # it says that TensorFlow is missing, which we do not use

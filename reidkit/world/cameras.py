@@ -71,7 +71,7 @@ class Pose(Factors):
     """The causes that belong to an image: when somebody passes a camera, and how the detector cuts them out."""
 
     camid: Tensor  # row of the camera
-    yaw: Tensor  # degrees; 0 faces the camera, 90 shows the left side... see `render.frame`
+    yaw: Tensor  # degrees; 0 comes towards the camera, 90 walks to the right, 180 away from it
     distance: Tensor  # metres
     place: Tensor  # across the camera's picture, 0 left to 1 right
     phase: Tensor  # degrees of the walking cycle

@@ -198,7 +198,8 @@ def trace(rays: Cast, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, 
             rays.seen.sum(0),
         ]
     )
-    for part, (wide, tall, visible) in enumerate(extent.T.tolist()):
+    slabs = torch.stack([rays.low[0], rays.high[0]], 1).tolist()  # the same in all bodies
+    for part, ((wide, tall, visible), (low, high)) in enumerate(zip(extent.T.tolist(), slabs, strict=True)):
         if not visible:
             continue
         who = rays.seen[:, part].nonzero()[:, 0]
@@ -212,13 +213,11 @@ def trace(rays: Cast, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, 
         root = inside.clamp(min=0).sqrt_()
         reach = (f["b"] + f["bx"] * x)[:, None, :] + (f["by"] * y)[:, :, None]
         met = inside > 0
-        if float(rays.low[0, part]) < -1:
+        if low < -1:
             depth = -reach - root
         else:
             w = (f["wx"] * x)[:, None, :] + (f["wy"] * y)[:, :, None]
-            depth, ends = _depth(
-                reach, root, w, f["wz"][..., None], float(rays.low[0, part]), float(rays.high[0, part])
-            )
+            depth, ends = _depth(reach, root, w, f["wz"][..., None], low, high)
             met &= ends
         bits = (depth + (rays.origin[who, part, 2] + OFFSET)[:, None, None]).view(torch.int32) & -64 | part
         where = ((who * height)[:, None, None] + lines[:, :, None]) * width + columns[:, None, :]
