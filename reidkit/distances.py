@@ -116,7 +116,8 @@ def squared_norms(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     >>> squared_norms(torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
     tensor([25.,  2.])
     """
-    return torch.cat([x[rows].square().sum(1) for rows in row_blocks(len(x), x.element_size() * x.shape[1])])
+    row_bytes = x.element_size() * x.shape[1]
+    return torch.cat([x[rows].square().sum(1) for rows in row_blocks(len(x), row_bytes, budget=2**20)])
 
 
 def product(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, out: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:

@@ -80,7 +80,7 @@ def warmup_steps(
     def schedule(epoch):
         index = math.floor(epoch) + offset
         share = min(1.0, index / warmup) if warmup else 1.0
-        return gamma ** bisect_right(milestones, index) * (factor * (1 - share) + share)
+        return gamma ** bisect_right(milestones, index) * (factor * (1 - share) + share)  # [warmup]
 
     return schedule
 

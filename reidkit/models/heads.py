@@ -48,7 +48,7 @@ class BNNeck(nn.Module):
 
     def forward(self, feature: Float[Tensor, "n d"]) -> Output:
         """Normalise and classify."""
-        embedding = self.bn(feature)
+        embedding = self.bn(feature)  # [neck]
         return Output(feature, embedding, self.classifier(embedding))
 
 

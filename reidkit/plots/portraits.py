@@ -127,8 +127,8 @@ def loss_portraits(
 
 @styled
 def course_map(
-    papers: Mapping[str, tuple[float, float, Loss | None]], *, xticks: Sequence[str], yticks: Sequence[str], xlabel: str,
-    ylabel: str, title: str = ""
+    papers: Mapping[str, tuple[float, float, Loss | None]], *, xticks: Sequence[str], yticks: Sequence[str],
+    xlabel: str, ylabel: str, title: str = ""
 ) -> Figure:  # fmt: skip
     """The papers on two axes, each as the portrait of its loss.
 

@@ -41,20 +41,22 @@ def feature_map_2d(x: Numbers, *, method: Literal["tsne", "umap", "pca"] = "tsne
         )
     if (x == x[0]).all():
         raise ValueError("all embeddings are equal (they have collapsed); there is nothing to lay out.")
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
     if method == "umap":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ImportWarning)  # it says that TensorFlow is missing, which we do not use
             from umap import UMAP
-        return UMAP(n_neighbors=min(15, len(x) - 1), init="pca", random_state=seed, n_jobs=1).fit_transform(x)
-    from sklearn.decomposition import PCA
-
-    axes = PCA(2, svd_solver="full").fit_transform(x)
-    if method == "pca":
-        return axes
-    from sklearn.manifold import TSNE
-
-    start = axes / max(axes[:, 0].std(), 1e-12) * 1e-4  # small, as t-SNE wants its start
-    return TSNE(init=start, perplexity=min(30, (len(x) - 1) / 3), random_state=seed, n_jobs=1).fit_transform(x)
+    with threadpool_limits(1):  # the same map on any number of cores; OpenMP's threads and UMAP's would also fight
+        if method == "umap":
+            return UMAP(n_neighbors=min(15, len(x) - 1), init="pca", random_state=seed, n_jobs=1).fit_transform(x)
+        axes = PCA(2, svd_solver="full").fit_transform(x)
+        if method == "pca":
+            return axes
+        start = axes / max(axes[:, 0].std(), 1e-12) * 1e-4  # small, as t-SNE wants its start
+        return TSNE(init=start, perplexity=min(30, (len(x) - 1) / 3), random_state=seed, n_jobs=1).fit_transform(x)
 
 
 def _largest(labels: np.ndarray, n_coloured: int) -> list:

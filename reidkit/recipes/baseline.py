@@ -50,7 +50,8 @@ def training_step(
     """One step of the baseline: name the identity, and, if wanted, rank the hardest pair of each anchor."""
     output = model(batch.images)
     # each training identity is a category; smoothing spreads a share of the target over all of them
-    terms = {"softmax": F.cross_entropy(output.logits, batch.labels, label_smoothing=label_smoothing)}
+    softmax = F.cross_entropy(output.logits, batch.labels, label_smoothing=label_smoothing)  # [softmax] [smoothing]
+    terms = {"softmax": softmax}
     if triplet_weight:
         # the farthest positive must be nearer than the nearest negative by a margin, on the feature before the neck
         triplet = batch_hard_triplet_loss(output.feature, batch.labels, margin=triplet_margin)
