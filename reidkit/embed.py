@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -127,7 +127,14 @@ def colour_histogram(images: Images, *, stripes: int = 6, bins: tuple[int, int, 
 
     Source: after D. Gray and H. Tao, ECCV 2008 (stripes), in its simplest form.
     """
-    rgb = images.pixels.float() / 255
+    blocks = row_blocks(len(images), 100 * images.pixels[0, 0].numel(), budget=2**28)
+    rows = [_stripe_counts(images.pixels[block], stripes, bins) for block in blocks]
+    return Embeddings(F.normalize(torch.cat(rows).sqrt()), images.pids, images.camids)
+
+
+def _stripe_counts(pixels: UInt8[Tensor, "n 3 h w"], stripes: int, bins: tuple[int, int, int]) -> Float[Tensor, "n d"]:
+    """How many pixels of each stripe fall into each cell of colour."""
+    rgb = pixels.float() / 255
     value, low = rgb.amax(1), rgb.amin(1)
     red, green, blue = rgb.unbind(1)
     hue = torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue) / (2 * torch.pi) % 1
@@ -137,4 +144,4 @@ def colour_histogram(images: Images, *, stripes: int = 6, bins: tuple[int, int, 
     margin, total = cells.shape[2] // 5, bins[0] * bins[1] * bins[2]
     bands = [band.flatten(1) for band in cells[:, :, margin : cells.shape[2] - margin].tensor_split(stripes, 1)]
     counts = [torch.zeros(len(cells), total).scatter_add_(1, band, torch.ones(band.shape)) for band in bands]
-    return Embeddings(F.normalize(torch.cat(counts, 1).sqrt()), images.pids, images.camids)
+    return torch.cat(counts, 1)

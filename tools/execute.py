@@ -6,6 +6,8 @@ A notebook that fails is left as it was; the exit code is then 1.
 """
 
 import argparse
+import base64
+import io
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 from front import KERNEL_OPTIONS, ROOT, notebook_paths
 from reidkit import files
@@ -57,6 +60,7 @@ def execute(path: Path) -> bool:
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+    lighten(notebook)
     text = nbformat.writes(notebook)
     nbformat.validate(notebook)
     if str(ROOT) in text:
@@ -65,6 +69,15 @@ def execute(path: Path) -> bool:
     files.write_text(path, text.rstrip("\n") + "\n")
     print(f"{time.perf_counter() - start:.0f} s, {len(text) / 1e3:.0f} kB", flush=True)
     return True
+
+
+def lighten(notebook: nbformat.NotebookNode) -> None:
+    """Store the pictures with a palette of 256 colours: less than half the size, and hardly a visible difference."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if picture := output.get("data", {}).get("image/png"):
+            small, buffer = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), io.BytesIO()
+            small.quantize(256, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+            output.data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -35,15 +35,18 @@ def main() -> None:
     strip = plots.film_strip(data.query, data.gallery, dists, row=row, title="One query, before and after 500 steps")
     chosen = sorted(set(data.gallery.pids.tolist()) - {-1, 0})[:IDENTITIES]
     keep = [i for i, pid in enumerate(data.gallery.pids.tolist()) if pid in chosen]
-    maps = {name: plots.feature_map_2d(gallery.x[keep]) for name, (_, gallery) in sides.items()}
-    space = plots.feature_space(maps, identity=data.gallery.pids[keep], title=f"{IDENTITIES} people nobody trained on")
-    parts = [picture_of(figure) for figure in (strip, space)]
-    width = max(part.width for part in parts)
-    sheet = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        sheet.paste(part, ((width - part.width) // 2, top))
-        top += part.height
+    people = data.gallery.pids[keep]
+    maps = [
+        plots.feature_space(
+            plots.feature_map_2d(gallery.x[keep]), identity=people, title=f"{len(chosen)} new people {name}"
+        )
+        for name, (_, gallery) in sides.items()
+    ]
+    top, *lower = (picture_of(figure) for figure in (strip, *maps))
+    sheet = Image.new("RGB", (top.width, top.height + lower[0].height), "white")
+    sheet.paste(top, (0, 0))
+    for part, centre in zip(lower, (0.25, 0.75), strict=True):
+        sheet.paste(part, (int(top.width * centre) - part.width // 2, top.height))
     with files.atomic_path(runs.ROOT / "figures" / "front.png") as path:
         sheet.save(path, optimize=True)
 

@@ -59,7 +59,7 @@ def cmc_curve(
     ax.set(xlabel="rank k", ylabel="queries matched (fraction)")
     ax.set_ylim(top=1.02)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="lower right")
+    ax.legend(loc="best")
     return ax.figure
 
 
@@ -293,5 +293,6 @@ def heatmap(
     names = {"xticklabels": [str(name) for name in columns], "yticklabels": [str(name) for name in rows]}
     ax = seaborn.heatmap(values, ax=axes[0, 0], cbar_kws={"label": unit, "fraction": 0.06}, **look, **names)
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(visible=False)  # would show through where there is no number
     ax.tick_params(length=0, rotation=0)
     return fig

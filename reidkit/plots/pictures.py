@@ -144,7 +144,7 @@ def _draw_lists(
         ax.text(start - 0.1, y + height / 2, name, ha="right", va="center", fontsize=8)
         if repeat or line == 0:
             _place(ax, _image(query.pixels[row]), (LEFT, y), (width, height), style.INK, 1.2)
-            _write(ax, f"person {pid}", LEFT + width / 2, under, 7, style.INK)
+            _write(ax, f"pid {pid}", LEFT + width / 2, under, 7, style.INK)
             _write(ax, f"cam {camid}", LEFT + width / 2, under + 0.125, 6)
         order = ranking(dist, pid, camid, pids, camids, keep_junk=keep_junk)[:top_k]
         junk = _is_junk(pid, camid, pids, camids)[order]

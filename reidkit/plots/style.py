@@ -130,7 +130,8 @@ def sheet(width: float, height: float, *, title: str = "") -> tuple[Figure, Axes
     """
     width = max(width, min(WIDTH, 1.15 * text_width(title, 10)))  # a title may widen the paper up to a notebook's width
     lines = textwrap.wrap(title, int(width * 11))
-    head, foot = 0.2 * len(lines) + 0.1 * bool(lines), height + SIGNATURE
+    head = 0.2 * len(lines) + 0.1 * bool(lines)
+    foot = round(DPI * (height + SIGNATURE)) / DPI  # whole pixels below: images are shown as they are, not resampled
     fig = plt.figure(figsize=(width, head + foot))
     ax = fig.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(foot, -head), autoscale_on=False)
     ax.axis("off")
