@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from reidkit import embed as embed_module
 from reidkit.data.images import Images, normalise
-from reidkit.embed import Embeddings, embed, search
+from reidkit.embed import Embeddings, colour_histogram, embed, search
 from reidkit.models.backbones import small_resnet
 from reidkit.models.heads import ReID
 
@@ -116,3 +116,15 @@ def test_search_does_not_depend_on_the_blocks(monkeypatch, generator):
 def test_search_refuses_more_than_there_is(top_k):
     with pytest.raises(ValueError, match=r"top_k must be 1 to 5, the size of the gallery, not"):
         search(torch.zeros(2, 3), torch.zeros(5, 3), top_k=top_k)
+
+
+def test_colour_histogram_counts_by_hand_and_image_by_image(images):
+    """A red image above blue: half the stripes hold one red cell, half one blue cell, whatever stands beside it."""
+    flag = torch.zeros(1, 3, 12, 10, dtype=torch.uint8)
+    flag[:, 0, :6], flag[:, 2, 6:] = 255, 255
+    one = torch.tensor([1])
+    x = colour_histogram(Images(flag, one, one), stripes=2).x.view(2, 8, 4, 4)
+    assert (x > 0).nonzero().tolist() == [[0, 0, 3, 3], [1, 5, 3, 3]]
+    torch.testing.assert_close(x[x > 0], torch.full((2,), 0.5**0.5))
+    alone = torch.cat([colour_histogram(images[i : i + 1]).x for i in range(len(images))])
+    torch.testing.assert_close(colour_histogram(images).x, alone)

@@ -199,7 +199,7 @@ def test_ranked_list_of_five_images_by_hand():
     fig = plots.ranked_lists(people(1, [7], [0]), gallery, dist, top_k=3)
     assert [text for text in texts(fig) if text[0] in "✓✗"] == ["✗ 0.20", "✓ 0.40", "✗ 0.50"]
     assert [text for text in texts(fig) if text.startswith("cam")] == ["cam 0", "cam 0", "cam 2", "cam 1"]
-    assert "person 7" in texts(fig)
+    assert "pid 7" in texts(fig)
     frames = [to_hex(patch.get_edgecolor()).upper() for patch in fig.axes[0].patches if isinstance(patch, Rectangle)]
     assert frames == [INK.upper(), ORANGE, BLUE, ORANGE]
     np.testing.assert_array_equal(fig.axes[0].images[2].get_array(), gallery.pixels[1].permute(1, 2, 0) & 0xFC)
@@ -222,7 +222,7 @@ def test_ranking_equals_sorting_what_is_not_junk(gallery, pid, camid):
 def test_film_strip_shows_the_query_once_and_a_line_for_each_moment():
     fig = plots.film_strip(QUERY, GALLERY, {"epoch 0": DIST, "epoch 1": 1 - DIST}, row=2, top_k=4)
     assert len(fig.axes[0].images) == 1 + 2 * 4
-    assert texts(fig).count("person 3") == 1 and {"epoch 0", "epoch 1"} <= set(texts(fig))
+    assert texts(fig).count("pid 3") == 1 and {"epoch 0", "epoch 1"} <= set(texts(fig))
 
 
 @pytest.mark.parametrize(

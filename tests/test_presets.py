@@ -44,7 +44,7 @@ def test_a_preset_explains_itself_in_its_first_line(path):
 @EVERY
 def test_a_preset_names_no_path_of_a_machine_and_starts_at_seed_0(path):
     values = runs.preset(*name(path))
-    assert values["data_root"] == "" and not Path(values["weights"]).is_absolute()
+    assert values.get("data_root", "") == "" and not Path(values.get("weights", "")).is_absolute()
     assert values["seed"] == 0
 
 
