@@ -117,8 +117,8 @@ def line_count() -> str:
     counts = {path: len(code_lines(path.read_text())) for path in library_files()}
     world = sum(n for path, n in counts.items() if path.parent.name == "world")
     return (
-        f"The library is {sum(counts.values()) - world:,} lines of code, and {world:,} more draw the people; the longest "
-        f"of its {sum(n > 0 for n in counts.values())} files has {max(counts.values())}. Blank lines, comments and "
+        f"The library is {sum(counts.values()) - world:,} lines of code, and {world:,} more draw the people; the "
+        f"longest of its {sum(n > 0 for n in counts.values())} files has {max(counts.values())}. Blank lines, comments and "
         "docstrings are not counted."
     )
 
