@@ -116,10 +116,10 @@ def line_count() -> str:
     """How long the library is."""
     counts = {path: len(code_lines(path.read_text())) for path in library_files()}
     world = sum(n for path, n in counts.items() if path.parent.name == "world")
+    files = sum(count > 0 for count in counts.values())
     return (
-        f"The library is {sum(counts.values()) - world:,} lines of code, and {world:,} more draw the people; the "
-        f"longest of its {sum(n > 0 for n in counts.values())} files has {max(counts.values())}. Blank lines, comments and "
-        "docstrings are not counted."
+        f"The library is {sum(counts.values()) - world:,} lines of code, and {world:,} more draw the people; the longest "
+        f"of its {files} files has {max(counts.values())}. Blank lines, comments and docstrings are not counted."
     )
 
 
