@@ -118,8 +118,8 @@ def line_count() -> str:
     world = sum(n for path, n in counts.items() if path.parent.name == "world")
     files = sum(count > 0 for count in counts.values())
     return (
-        f"The library is {sum(counts.values()) - world:,} lines of code, and {world:,} more draw the people; the longest "
-        f"of its {files} files has {max(counts.values())}. Blank lines, comments and docstrings are not counted."
+        f"The library is {sum(counts.values()) - world:,} lines of code, and {world:,} more draw the people; the "
+        f"longest of its {files} files has {max(counts.values())}. Blank lines, comments and docstrings do not count."
     )
 
 
