@@ -63,5 +63,6 @@ $(READY): pyproject.toml requirements.lock
 	  done; \
 	  echo "setting up .venv with $$($$python --version); this downloads PyTorch and Jupyter once" && \
 	  $$python -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable ".[test]"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint requirements.lock --editable ".[test]"
+	@$(BIN)/python -W ignore -c "import umap"  # compiles its kernels, once
 	@touch $@

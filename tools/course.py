@@ -73,7 +73,8 @@ def main() -> int:
     start, drawn = time.perf_counter(), 0.0
     if options.preset in CITY_PRESETS:
         print("drawing the people", flush=True)
-        open_split("market", preset=options.preset)
+        for city in ("market", "duke"):
+            open_split(city, preset=options.preset)
         drawn = time.perf_counter() - start
         print(f"  {drawn:.0f} s", flush=True)
     reports = [execute(path, options.preset) for path in paths]
