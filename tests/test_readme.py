@@ -86,4 +86,7 @@ def test_times_are_read_off_the_record(tmp_path, monkeypatch):
     made = {"cpus": 2, "seconds": 150.0, "notebooks": {"00_map": {"seconds": 41.3, "claims": 7}}}
     (tmp_path / "course.json").write_text(json.dumps(made))
     assert readme.cost(path) == "41 s on 2 CPU cores"
-    assert "1 notebooks in 2.5 min, 7 claims" in readme.course()
+    assert "take 2.5 min and check 7 claims." in readme.course() and "fresh" not in readme.course()
+    fresh = {"cpus": 2, "seconds": {"installation": 44, "course": 131, "test": 612}}
+    (tmp_path / "fresh.json").write_text(json.dumps(fresh))
+    assert "`make course` 2.2 min and `make test` 10.2 min." in readme.course()

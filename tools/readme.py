@@ -58,10 +58,14 @@ def course() -> str:
     if not made["notebooks"]:
         return "The times are not measured yet."
     claims = sum(notebook["claims"] for notebook in made["notebooks"].values())
-    return (
-        f"Measured on {made['cpus']} CPU cores without a GPU, after the installation: "
-        f"{len(made['notebooks'])} notebooks in {minutes(made['seconds'])}, {claims} claims checked."
-    )
+    text = f"On {made['cpus']} CPU cores without a GPU the {len(made['notebooks'])} notebooks take "
+    text += f"{minutes(made['seconds'])} and check {claims} claims."
+    fresh = RESULTS / "fresh.json"
+    if fresh.exists():
+        took = {step: minutes(seconds) for step, seconds in files.read_json(fresh)["seconds"].items()}
+        text += f" In a fresh clone: installation {took['installation']} (packages from a near mirror), then "
+        text += f"`make course` {took['course']} and `make test` {took['test']}."
+    return text
 
 
 def cost(path: Path) -> str:
