@@ -5,13 +5,7 @@ kept, and the next call goes on from there to the same bits (on a CPU, with the 
 """
 
 import contextlib
-import functools
-import hashlib
-import json
 import math
-import os
-import pickle
-import shutil
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from reidkit import files
-from reidkit.models.backbones import load_weights
+from reidkit import checkpoints
 from reidkit.models.precision import network_precision, resolve_precision
 from reidkit.progress import bar, is_watched, note
 
@@ -141,9 +133,6 @@ class Cycle:
                     return
 
 
-# ---------------------------------------------------------------------------------------------------------- precision
-
-
 # --------------------------------------------------------------------------------------------------------- the loop
 
 
@@ -208,8 +197,10 @@ def fit(
         stack.callback(loop.set_rates, lambda name: 1.0)  # leaves the optimizers as they came, for a next round
         stack.enter_context(network_precision(model, precision))
         if checkpoint is not None:
-            facts = _facts(training_step, epochs, optimizers, schedules, resolve_precision(model, precision))
-            keeper = stack.enter_context(_keep(Path(checkpoint), model, optimizers, dict(state or {}), facts))
+            facts = checkpoints.facts(training_step, epochs, optimizers, schedules, resolve_precision(model, precision))
+            keeper = stack.enter_context(
+                checkpoints.keep(Path(checkpoint), model, optimizers, dict(state or {}), facts)
+            )
             history.rows = keeper.restore()
         length = _length(batches)
         steps_bar = stack.enter_context(
@@ -347,130 +338,3 @@ class _Watch:
         if self.pending:
             self.look()
         return {name: value / self.counts[name] for name, value in self.sums.items()}
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def _facts(training_step, epochs, optimizers, schedules, dtype) -> dict[str, Any]:
-    """What must be equal for a killed run to be continued, by name, as plain JSON."""
-    step = training_step.keywords if isinstance(training_step, functools.partial) else {}
-    facts = {
-        "epochs": epochs,
-        "precision": str(dtype),
-        "optimizers": {
-            name: [
-                type(optimizer).__name__,
-                [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
-            ]
-            for name, optimizer in optimizers.items()
-        },
-        "schedules": {name: [schedule(epoch) for epoch in range(epochs)] for name, schedule in schedules.items()},
-        "training_step": {name: value for name, value in step.items() if isinstance(value, int | float | str)},
-    }
-    return json.loads(json.dumps(facts, default=repr))
-
-
-@contextlib.contextmanager
-def _keep(folder: Path, model: nn.Module, optimizers: dict, state: dict, facts: dict) -> Iterator["_Checkpoint"]:
-    with files.lock(folder.parent / f".{folder.name}.lock"):
-        yield _Checkpoint(folder, model, optimizers, state, facts)
-
-
-@dataclass
-class _Checkpoint:
-    """A folder with one sub-folder `epoch-N`, which appears whole by a single rename and replaces the one before.
-
-    It holds weights.safetensors, state.pt (optimizers, state, random numbers; read with `weights_only`) and epoch.json
-    (history, facts, the digests of the other two), so nothing in it can run code.
-    """
-
-    folder: Path
-    model: nn.Module
-    optimizers: dict[str, Optimizer]
-    state: dict[str, Any]
-    facts: dict[str, Any]
-
-    def save(self, rows: list[dict[str, Any]]) -> None:
-        part = self.folder / f"part-{os.getpid()}"
-        part.mkdir(parents=True)
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(weights, part / "weights.safetensors")
-        torch.save(self._state(), part / "state.pt")
-        digests = {name: _digest(part / name) for name in ("weights.safetensors", "state.pt")}
-        files.write_json(part / "epoch.json", {"rows": rows, "facts": self.facts, "digests": digests})
-        os.rename(part, self.folder / f"epoch-{len(rows):05d}")
-        for old in sorted(self.folder.glob("epoch-*"))[:-1]:
-            shutil.rmtree(old)
-
-    def _state(self) -> dict[str, Any]:
-        rng = {"cpu": torch.get_rng_state()} | (
-            {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
-        )
-        return {
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "state": {
-                name: item.get_state() if isinstance(item, torch.Generator) else item.state_dict()
-                for name, item in self.state.items()
-            },
-            "rng": rng,
-        }
-
-    def restore(self) -> list[dict[str, Any]]:
-        """Load the newest epoch into everything, and return the history; nothing changes if there is none."""
-        for part in self.folder.glob("part-*"):  # of a process that was killed: the lock is ours
-            shutil.rmtree(part)
-        epochs = sorted(self.folder.glob("epoch-*"))
-        if not epochs:
-            return []
-        record = self._checked_record(epochs[-1])
-        try:
-            saved = torch.load(epochs[-1] / "state.pt", map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError):
-            raise self._refusal("holds more than tensors, and nothing of it was run") from None
-        if saved["state"].keys() != self.state.keys():
-            raise self._refusal(f"keeps the state of {sorted(saved['state'])}, this run has {sorted(self.state)}")
-        try:
-            load_weights(self.model, epochs[-1] / "weights.safetensors")
-        except ValueError as error:
-            raise self._refusal(f"is of another model: {error}") from None
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
-        for name, item in self.state.items():
-            (item.set_state if isinstance(item, torch.Generator) else item.load_state_dict)(saved["state"][name])
-        torch.set_rng_state(saved["rng"]["cpu"])
-        if "cuda" in saved["rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(saved["rng"]["cuda"])
-        return record["rows"]
-
-    def _checked_record(self, epoch: Path) -> dict[str, Any]:
-        try:
-            record = json.loads((epoch / "epoch.json").read_text())
-            broken = [name for name, digest in record["digests"].items() if _digest(epoch / name) != digest]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            broken = ["epoch.json"]
-        if broken:
-            raise self._refusal(f"is damaged ({epoch.name}/{broken[0]} was cut short or changed)")
-        for name, value in self.facts.items():
-            if record["facts"].get(name) != value:
-                raise self._refusal(
-                    f"is of a run with other {name} ({_short(record['facts'].get(name))}, not {_short(value)})"
-                )
-        return record
-
-    def _refusal(self, problem: str) -> ValueError:
-        return ValueError(
-            f"the checkpoint {self.folder} {problem}; delete the folder to start again, or name another one."
-        )
-
-
-def _digest(path: Path) -> str:
-    if not path.exists():
-        return "missing"
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _short(value) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 200 else text[:200] + "..."

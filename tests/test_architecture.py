@@ -11,7 +11,7 @@ from front import ROOT, code_lines, library_files
 
 LIBRARY = ROOT / "reidkit"
 EVERYBODY = {"files", "progress", "distances"}
-METHOD = {"losses", "models", "metrics", "world", "data", "pseudo_labels", "training", "embed", "runs"}
+METHOD = {"losses", "models", "metrics", "world", "data", "pseudo_labels", "checkpoints", "training", "embed", "runs"}
 MAY_IMPORT = {  # package or module of ours -> what of ours it may import, beyond itself and EVERYBODY
     "files": set(),
     "progress": set(),
@@ -22,7 +22,8 @@ MAY_IMPORT = {  # package or module of ours -> what of ours it may import, beyon
     "world": set(),
     "data": set(),
     "pseudo_labels": {"data.records"},
-    "training": {"data", "models"},
+    "checkpoints": {"models"},
+    "training": {"checkpoints", "data", "models"},
     "embed": {"data", "models"},
     "plots": {"metrics", "data.records"},
     "nb": {"metrics", "data.records"},

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reidkit import training
+from reidkit import checkpoints, training
 from reidkit.training import Cycle, fit, network_precision, warmup_cosine, warmup_steps
 
 ORACLES = Path(__file__).parent / "oracles"
@@ -312,7 +312,7 @@ SCRIPT = textwrap.dedent(
     """Train a small network with everything that has a state; `kill` names a moment at which the process dies."""
     import os, signal, sys, torch
     from torch import nn
-    from reidkit import training
+    from reidkit import checkpoints, training
 
     class Batches:
         def set_epoch(self, epoch):
@@ -350,8 +350,9 @@ SCRIPT = textwrap.dedent(
             y = model(x + torch.randn(x.shape, generator=noise))
             yield {"fit": (y - memory.table).square().mean() + y.mean()}
             memory.table = 0.9 * memory.table + 0.1 * y.detach().mean(0)
-        where = {"part": (training, "save_file"), "state": (training.torch, "save"), "rename": (training.os, "rename"),
-                 "tidy": (training.shutil, "rmtree")}
+        kept = checkpoints
+        where = {"part": (kept, "save_file"), "state": (kept.torch, "save"), "rename": (kept.os, "rename"),
+                 "tidy": (kept.shutil, "rmtree")}
         if kill.split()[0:1] and kill.split()[0] in where:
             module, name = where[kill.split()[0]]
             setattr(module, name, dies_at(getattr(module, name), int(kill.split()[1])))
@@ -423,7 +424,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(tmp_path, name, damage)
 
 def redigest(epoch: Path) -> None:
     record = json.loads((epoch / "epoch.json").read_text())
-    record["digests"] = {name: training._digest(epoch / name) for name in record["digests"]}
+    record["digests"] = {name: checkpoints.digest(epoch / name) for name in record["digests"]}
     (epoch / "epoch.json").write_text(json.dumps(record))
 
 

@@ -1,7 +1,9 @@
 """Cities on disk: the same files however they are made."""
 
 import csv
+import dataclasses
 import hashlib
+import json
 import os
 import re
 import signal
@@ -81,9 +83,20 @@ def test_the_truth_stands_beside_the_images(built):
     assert all(len(values) == 1 for values in by_person.values())
 
 
-def test_same_files_with_more_processes(built, tmp_path, monkeypatch):
-    again = build_city(tmp_path / "again", workers=1)
-    assert digest(again) == digest(built)
+def test_the_shares_of_several_processes_make_the_same_files(built, tmp_path, monkeypatch):
+    """What three helper processes run, in the worst order and with smaller chunks."""
+    monkeypatch.setattr(city_module, "CHUNK", {"cpu": 2**13})
+    task = json.dumps([dataclasses.asdict(Plan("market", "quick", 0)), str(tmp_path), 3])
+    drawn = []
+    for share in "210":
+        city_module.help_draw(share, task)
+        drawn.append(len(list(tmp_path.rglob("*.jpg"))))
+    assert 0 < drawn[0] < drawn[1] < drawn[2]
+    assert digest(tmp_path) == {name: value for name, value in digest(built).items() if name.endswith(".jpg")}
+
+
+def test_the_seed_decides_the_files(built, tmp_path):
+    assert digest(build_city(tmp_path / "again", workers=1)) == digest(built)
     assert digest(build_city(tmp_path / "other", seed=1, workers=1)) != digest(built)
 
 
