@@ -1,15 +1,24 @@
 """Pairwise distances, and the blocks of rows in which large distance matrices are made."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
 Array = Tensor | np.ndarray
 TILE = {"cpu": 1024, "cuda": 8192}  # rows of a square tile of distances; 4 MB stay in a processor's cache
+
+
+class Neighbours(NamedTuple):
+    """The k nearest of each row, itself first, and how far the farthest of all is; squared distances."""
+
+    index: Int[Tensor, "n k"]
+    squared: Float[Tensor, "n k"]
+    farthest: Float[Tensor, " n"]
 
 
 def squared_euclidean(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
@@ -116,8 +125,10 @@ def squared_norms(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     >>> squared_norms(torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
     tensor([25.,  2.])
     """
-    row_bytes = x.element_size() * x.shape[1]
-    return torch.cat([x[rows].square().sum(1) for rows in row_blocks(len(x), row_bytes, budget=2**20)])
+    norms = x.new_empty(len(x))
+    for rows in row_blocks(len(x), x.element_size() * x.shape[1], budget=2**20):
+        norms[rows] = x[rows].square().sum(1)
+    return norms
 
 
 def product(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, out: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
@@ -158,6 +169,49 @@ def triangle_tiles(x: Float[Tensor, "n d"], *, size: int) -> Iterator[tuple[slic
             left = torch.cat([-2 * x[rows], norms[rows], torch.ones_like(norms[rows])], dim=1)
             tile = buffer[: len(left) * (cols.stop - cols.start)].view(len(left), -1)
             yield rows, cols, product(left, right[cols], out=tile)
+
+
+@torch.no_grad()
+def k_nearest(
+    x: Float[Tensor, "n d"], k: int, *, between: Float[Tensor, "n_query n_gallery"] | None = None
+) -> Neighbours:
+    """Find the k nearest rows of each row, itself first, going once over one half of all pairs, tile by tile.
+
+    Args:
+        x: (n, d) float32.
+        k: number of neighbours with the row itself; at most n are returned.
+        between: if given, it is filled with the squared distances of the first n_query rows to all others.
+
+    Returns:
+        `Neighbours(index (n, k), squared (n, k) distances, farthest (n,))`.
+
+    Raises:
+        ValueError: a row is not finite.
+
+    >>> k_nearest(torch.tensor([[0.0], [3.0], [1.0]]), 2)
+    Neighbours(index=tensor([[0, 2],
+            [1, 2],
+            [2, 0]]), squared=tensor([[0., 1.],
+            [0., 4.],
+            [0., 1.]]), farthest=tensor([9., 9., 4.]))
+    """
+    if not squared_norms(x).isfinite().all():
+        raise ValueError("x holds NaN or infinity; neighbours need finite embeddings.")
+    n, k = len(x), min(k, len(x))
+    best = Neighbours(
+        torch.zeros(n, k, dtype=torch.long, device=x.device), x.new_full((n, k), torch.inf), x.new_zeros(n)
+    )
+    for rows, cols, tile in triangle_tiles(x, size=tile_size(x)):
+        if rows == cols:
+            tile.fill_diagonal_(-1)  # each row stays before its duplicates
+        if between is not None and rows.start < len(between) < cols.stop:
+            first = max(0, len(between) - cols.start)  # of the columns, the first one that is gallery
+            part = tile[: len(between) - rows.start, first:].clamp(min=0)
+            between[rows, cols.start + first - len(between) : cols.stop - len(between)] = part
+        _keep_nearest(best, rows, cols, tile)
+        if rows != cols:
+            _keep_nearest(best, cols, rows, tile.T)
+    return best._replace(squared=best.squared.clamp(min=0))
 
 
 def tile_size(x: Tensor) -> int:
@@ -211,3 +265,22 @@ def embedding_rows(x: Shaped[Array, "..."], name: str) -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"{name} must hold floating-point embeddings, not {x.dtype}.")
     return same_precision(x.detach(), x)[0]
+
+
+def _keep_nearest(best: Neighbours, rows: slice, cols: slice, tile: Tensor) -> None:
+    """Merge a tile (rows x cols) into the nearest found so far; only entries below the present k-th can matter."""
+    torch.maximum(best.farthest[rows], tile.amax(1), out=best.farthest[rows])
+    squared, k = best.squared[rows], best.index.shape[1]
+    if rows == cols and tile.shape[1] >= k:
+        found = tile.topk(k, largest=False)
+        best.squared[rows], best.index[rows] = found.values, found.indices + cols.start
+        return
+    line, at = nonzero(tile < squared[:, -1:])
+    count = torch.bincount(line, minlength=len(tile))
+    slot = torch.arange(len(line), device=line.device) - (count.cumsum(0) - count)[line]
+    width = k + int(count.max())
+    values, index = tile.new_full((len(tile), width), torch.inf), best.index.new_zeros(len(tile), width)
+    values[:, :k], index[:, :k] = squared, best.index[rows]
+    values[line, k + slot], index[line, k + slot] = tile[line, at], at + cols.start
+    found = values.topk(k, largest=False)
+    best.squared[rows], best.index[rows] = found.values, index.gather(1, found.indices)
