@@ -12,7 +12,7 @@ from statistics import mean
 
 from reidkit import files, runs
 from reidkit.embed import colour_histogram
-from reidkit.recipes import baseline
+from reidkit.recipes import baseline, supervised
 
 
 def measure_city(preset: str, seed: int, precision: str) -> dict[str, dict[str, float]]:
@@ -24,7 +24,7 @@ def measure_city(preset: str, seed: int, precision: str) -> dict[str, dict[str, 
         for name, variant in names.items()
     }
     data = results["untrained"].objects["data"]
-    _, histogram = baseline.measure(colour_histogram(data.query), colour_histogram(data.gallery))
+    _, histogram = supervised.measure(colour_histogram(data.query), colour_histogram(data.gallery))
     rows = {"colour histogram": histogram} | {name: result.metrics for name, result in results.items()}
     print(
         f"city {seed}: " + ", ".join(f"{name} {row['rank1']:.1%} / {row['mAP']:.1%}" for name, row in rows.items()),

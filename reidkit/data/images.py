@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reidkit.data.records import Record
+from reidkit.distances import row_blocks
 from reidkit.progress import track
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red, green, blue, in units of full brightness
@@ -99,7 +101,7 @@ def decode(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
         with Image.open(path) as image:
             image.draft("RGB", (2 * width, 2 * height))  # a JPEG far too large is decoded smaller; no effect otherwise
             rgb = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); replace the file or remove it.") from error
     return np.asarray(rgb if rgb.size == (width, height) else rgb.resize((width, height), Image.Resampling.BILINEAR))
 
@@ -141,11 +143,14 @@ def identity_labels(pids: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], int
     return labels, len(known)
 
 
-def normalise(pixels: Shaped[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+def normalise(
+    pixels: Shaped[Tensor, "n 3 h w"], *, out: Float[Tensor, "n 3 h w"] | None = None
+) -> Float[Tensor, "n 3 h w"]:
     r"""Scale brightness to zero mean and unit deviation over ImageNet: $(x / 255 - \mu) / \sigma$.
 
     Args:
         pixels: 0 to 255, bytes or float32.
+        out: float32, written over instead of new memory.
 
     Returns:
         float32, about -2.1 to 2.7.
@@ -155,7 +160,8 @@ def normalise(pixels: Shaped[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """
     scale = torch.tensor([1 / (255 * std) for std in STD], device=pixels.device).view(3, 1, 1)
     shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)], device=pixels.device).view(3, 1, 1)
-    return pixels.to(torch.float32, copy=True).mul_(scale).add_(shift)
+    out = torch.empty_like(pixels, dtype=torch.float32) if out is None else out
+    return out.copy_(pixels).mul_(scale).add_(shift)
 
 
 class Chances(NamedTuple):
@@ -249,18 +255,27 @@ class Augment:
         return Chances(flip, down, right, crop, erase)
 
     def apply_on_cpu(self, pixels: UInt8[Tensor, "n 3 h w"], chances: Chances) -> Float[Tensor, "n 3 h w"]:
-        """Apply what chance decided by one slice copy an image (numpy's, which start faster than torch's)."""
+        """Apply what chance decided by one slice copy an image (numpy's, which start faster than torch's).
+
+        A few images at a time, so that all steps but the last find them in the processor's cache.
+        """
         pixels = stretch(pixels, chances.crop) if self.rect_crop else pixels
-        plain, mirrored = pixels.numpy(), pixels.flip(3).numpy()
-        moved = np.zeros_like(plain)
-        for i, (flip, down, right) in enumerate(zip(*(x.tolist() for x in chances[:3]), strict=True)):
-            to_rows, from_rows = _overlap(down)
-            to_columns, from_columns = _overlap(right)
-            moved[i, :, to_rows, to_columns] = (mirrored if flip else plain)[i, :, from_rows, from_columns]
-        batch = normalise(torch.from_numpy(moved))
+        batch = torch.empty_like(pixels, dtype=torch.float32)
         fill = np.array(self.fill, np.float32)[:, None, None]
-        for image, (top, left, height, width) in zip(batch.numpy(), chances.erase.tolist(), strict=True):
-            image[:, top : top + height, left : left + width] = fill
+        moves, boxes = list(zip(*(x.tolist() for x in chances[:3]), strict=True)), chances.erase.tolist()
+        for rows in row_blocks(len(pixels), pixels[:1].nbytes, budget=2**20):
+            part, done = pixels[rows], batch[rows]
+            plain, mirrored, moved = part.numpy(), part.flip(3).numpy(), torch.zeros_like(part)
+            for before, mirror, after, (flip, down, right) in zip(
+                plain, mirrored, moved.numpy(), moves[rows], strict=True
+            ):
+                to_rows, from_rows = _overlap(down)
+                to_columns, from_columns = _overlap(right)
+                after[:, to_rows, to_columns] = (mirror if flip else before)[:, from_rows, from_columns]
+            normalise(moved, out=done)
+            for image, (top, left, height, width) in zip(done.numpy(), boxes[rows], strict=True):
+                if height:
+                    image[:, top : top + height, left : left + width] = fill
         return batch
 
     def apply_on_device(self, pixels: UInt8[Tensor, "n 3 h w"], chances: Chances) -> Float[Tensor, "n 3 h w"]:
@@ -283,6 +298,7 @@ class Augment:
         return torch.where(box, torch.tensor(self.fill, device=device).view(3, 1, 1), batch)
 
 
+@cache
 def _overlap(shift: int) -> tuple[slice, slice]:
     """Where a line that is moved by `shift` lands, and the part of the old line that lands there."""
     return slice(max(shift, 0), min(shift, 0) or None), slice(max(-shift, 0), min(-shift, 0) or None)
@@ -340,21 +356,23 @@ def _draw_boxes(n, size, area, aspect, *, rounds, slack, generator) -> tuple[Ten
     The box of an image is the first of 10 x `rounds` tries that leaves `slack` pixels in both directions. Ten tries are
     drawn for all images at once; further rounds only happen where some image has no box yet.
     """
-    size = torch.tensor(size)
-    boxes, found = torch.zeros(n, 4, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
+    size = np.array(size)
+    boxes, found = np.zeros((n, 4), np.int64), np.zeros(n, bool)
     for _ in range(rounds):
-        uniform = torch.rand(2, n, 10, dtype=torch.float64, generator=generator)
+        uniform = torch.rand(
+            2, n, 10, dtype=torch.float64, generator=generator
+        ).numpy()  # small arrays: NumPy starts faster
         areas = (area[0] + (area[1] - area[0]) * uniform[0]) * size.prod()
         aspects = aspect[0] + (aspect[1] - aspect[0]) * uniform[1]
-        sides = torch.stack([(areas * aspects).sqrt(), (areas / aspects).sqrt()], -1).round().long()  # (n, 10, 2)
+        sides = np.sqrt(np.stack([areas * aspects, areas / aspects], -1)).round().astype(np.int64)  # (n, 10, 2)
         fits = ((sides >= 1) & (sides <= size - slack)).all(-1)
-        sides = sides[torch.arange(n), fits.long().argmax(1)]  # of equal values, argmax takes the first
-        places = torch.rand(n, 2, dtype=torch.float64, generator=generator) * (size - sides + 1)
-        boxes = torch.where(found[:, None], boxes, torch.cat([places.floor().long(), sides], 1))
-        found = found | fits.any(1)
+        sides = sides[np.arange(n), fits.argmax(1)]  # of equal values, argmax takes the first
+        places = torch.rand(n, 2, dtype=torch.float64, generator=generator).numpy() * (size - sides + 1)
+        boxes = np.where(found[:, None], boxes, np.hstack([np.floor(places).astype(np.int64), sides]))
+        found |= fits.any(1)
         if found.all():
             break
-    return boxes, found
+    return torch.from_numpy(boxes), torch.from_numpy(found)
 
 
 def stretch(pixels: Shaped[Tensor, "n 3 h w"], boxes: Int64[Tensor, "n 4"]) -> Float[Tensor, "n 3 h w"]:

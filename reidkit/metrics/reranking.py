@@ -11,7 +11,6 @@ Each step has a name; notebooks/01_retrieval.ipynb goes through them. Source of 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +18,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from reidkit.distances import Array, embedding_rows, nonzero, row_blocks, squared_norms, tile_size, triangle_tiles
-
-
-class Neighbours(NamedTuple):
-    """The k nearest of each row, itself first, and how far the farthest of all is; squared distances."""
-
-    index: Int[Tensor, "n k"]
-    squared: Float[Tensor, "n k"]
-    farthest: Float[Tensor, " n"]
+from reidkit.distances import Array, Neighbours, embedding_rows, k_nearest, row_blocks, squared_norms
 
 
 @torch.no_grad()
@@ -69,6 +60,8 @@ def k_reciprocal_rerank(
         raise ValueError(f"k1 and k2 must be at least 1 and lam from 0 to 1, not k1={k1}, k2={k2}, lam={lam}.")
     n_query = len(query)
     x = torch.cat([query.to(gallery.device), gallery])
+    if not squared_norms(x).isfinite().all():
+        raise ValueError("query or gallery holds NaN or infinity; re-ranking needs finite embeddings.")
     dist = x.new_empty(n_query, len(gallery))
 
     neighbours = k_nearest(x, max(k1 + 1, k2), between=dist)
@@ -83,49 +76,6 @@ def k_reciprocal_rerank(
     for rows, part in jaccard_blocks(weights, columns):
         dist[rows].add_(torch.from_numpy(part).to(dist.device), alpha=1 - lam)  # [rerank]
     return dist
-
-
-@torch.no_grad()
-def k_nearest(
-    x: Float[Tensor, "n d"], k: int, *, between: Float[Tensor, "n_query n_gallery"] | None = None
-) -> Neighbours:
-    """Find the k nearest rows of each row, itself first, going once over one half of all pairs, tile by tile.
-
-    Args:
-        x: (n, d) float32.
-        k: number of neighbours with the row itself; at most n are returned.
-        between: if given, it is filled with the squared distances of the first n_query rows to all others.
-
-    Returns:
-        `Neighbours(index (n, k), squared (n, k) distances, farthest (n,))`.
-
-    Raises:
-        ValueError: a row is not finite.
-
-    >>> k_nearest(torch.tensor([[0.0], [3.0], [1.0]]), 2)
-    Neighbours(index=tensor([[0, 2],
-            [1, 2],
-            [2, 0]]), squared=tensor([[0., 1.],
-            [0., 4.],
-            [0., 1.]]), farthest=tensor([9., 9., 4.]))
-    """
-    if not squared_norms(x).isfinite().all():
-        raise ValueError("query or gallery holds NaN or infinity; re-ranking needs finite embeddings.")
-    n, k = len(x), min(k, len(x))
-    best = Neighbours(
-        torch.zeros(n, k, dtype=torch.long, device=x.device), x.new_full((n, k), torch.inf), x.new_zeros(n)
-    )
-    for rows, cols, tile in triangle_tiles(x, size=tile_size(x)):
-        if rows == cols:
-            tile.fill_diagonal_(-1)  # each row stays before its duplicates
-        if between is not None and rows.start < len(between) < cols.stop:
-            first = max(0, len(between) - cols.start)  # of the columns, the first one that is gallery
-            part = tile[: len(between) - rows.start, first:].clamp(min=0)
-            between[rows, cols.start + first - len(between) : cols.stop - len(between)] = part
-        _keep_nearest(best, rows, cols, tile)
-        if rows != cols:
-            _keep_nearest(best, cols, rows, tile.T)
-    return best._replace(squared=best.squared.clamp(min=0))
 
 
 def reciprocal_sets(index: Int[np.ndarray, "n k"], k: int) -> sparse.csr_array:
@@ -259,25 +209,6 @@ def jaccard_blocks(
         cell = np.repeat(line * n_gallery, fan) + columns.indices[at]
         overlap = np.bincount(cell, least, minlength=(rows.stop - rows.start) * n_gallery).reshape(-1, n_gallery)
         yield rows, (1 - overlap / (2 - overlap)).astype(np.float32)  # [jaccard]
-
-
-def _keep_nearest(best: Neighbours, rows: slice, cols: slice, tile: Tensor) -> None:
-    """Merge a tile (rows x cols) into the nearest found so far; only entries below the present k-th can matter."""
-    torch.maximum(best.farthest[rows], tile.amax(1), out=best.farthest[rows])
-    squared, k = best.squared[rows], best.index.shape[1]
-    if rows == cols and tile.shape[1] >= k:
-        found = tile.topk(k, largest=False)
-        best.squared[rows], best.index[rows] = found.values, found.indices + cols.start
-        return
-    line, at = nonzero(tile < squared[:, -1:])
-    count = torch.bincount(line, minlength=len(tile))
-    slot = torch.arange(len(line), device=line.device) - (count.cumsum(0) - count)[line]
-    width = k + int(count.max())
-    values, index = tile.new_full((len(tile), width), torch.inf), best.index.new_zeros(len(tile), width)
-    values[:, :k], index[:, :k] = squared, best.index[rows]
-    values[line, k + slot], index[line, k + slot] = tile[line, at], at + cols.start
-    found = values.topk(k, largest=False)
-    best.squared[rows], best.index[rows] = found.values, index.gather(1, found.indices)
 
 
 def _distances_of_pairs(row: np.ndarray, col: np.ndarray, x: Tensor, neighbours: Neighbours) -> np.ndarray:

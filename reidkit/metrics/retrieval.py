@@ -31,7 +31,7 @@ class Ranking(NamedTuple):
     mAP, mINP: means over the queries.
     ap, inp: of each valid query, in the order of the queries: `query_pids[valid]` are their identities.
     valid: which queries have a positive at all.
-    protocol: one line that says what was measured.
+    protocol: one line of four parts that says what was measured: rules · AP · queries that count · size of the gallery.
     """
 
     cmc: Float[Tensor, " max_rank"]
@@ -66,6 +66,7 @@ def evaluate(
     ap: str = "mean",
     invalid: str = "skip",
     max_rank: int = 50,
+    protocol: str = "single query",
 ) -> Ranking:
     r"""Rank the gallery by Euclidean distance for each query and measure the ranking, in bounded memory.
 
@@ -89,6 +90,7 @@ def evaluate(
             "mar" (the trapezoid with $p'_0 = 1$ even where the first image is wrong; higher).
         invalid: what a query without a positive counts: "skip" nothing, "zero" a failure in cmc, mAP and mINP.
         max_rank: length of cmc; beyond the end of the gallery its last value is repeated.
+        protocol: what the line of the ranking begins with; say so if the queries are averages, or re-ranked.
 
     Returns:
         A `Ranking`.
@@ -108,15 +110,15 @@ def evaluate(
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(f"query has {query.shape[1]} numbers a row and gallery {gallery.shape[1]}; they must agree.")
     query, gallery = same_precision(query.to(gallery.device), gallery)
-    labels = _Labels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
+    labels = Labels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
     _check_finite(squared_norms(query), "query")
     bias = _check_finite(squared_norms(gallery), "gallery").mul_(-0.5)
     bias[labels.gallery_pids == JUNK] = -torch.inf
 
     def score(rows: slice, out: Tensor) -> None:
-        product(query[rows], gallery, out=out).add_(bias)
+        product(query[rows], gallery, out=out)
 
-    return _evaluate(score, bias, labels, ap, invalid, max_rank)
+    return _evaluate(score, bias, labels, ap, invalid, max_rank, protocol)
 
 
 @torch.no_grad()
@@ -130,6 +132,7 @@ def evaluate_distances(
     ap: str = "mean",
     invalid: str = "skip",
     max_rank: int = 50,
+    protocol: str = "single query",
 ) -> Ranking:
     """Measure the ranking that a matrix of distances gives, for example after re-ranking.
 
@@ -137,7 +140,8 @@ def evaluate_distances(
 
     Args:
         dist: (n_query, n_gallery), smaller is nearer, any real numbers; infinity is allowed, NaN is not.
-        query_pids, query_camids, gallery_pids, gallery_camids, ap, invalid, max_rank: as in `evaluate`.
+        query_pids, query_camids, gallery_pids, gallery_camids: as in `evaluate`.
+        ap, invalid, max_rank, protocol: as in `evaluate`.
 
     Returns:
         A `Ranking`.
@@ -150,24 +154,18 @@ def evaluate_distances(
     >>> ranking.cmc[:3], ranking.protocol
     (tensor([0., 1., 1.], dtype=torch.float64), 'single query · AP mean · 1/1 queries valid · gallery 2')
     """
-    if dist.ndim != 2 or 0 in dist.shape:
-        raise ValueError(f"dist must be (n_query, n_gallery) with at least one of each, not {tuple(dist.shape)}.")
-    labels = _Labels(query_pids, query_camids, gallery_pids, gallery_camids, *dist.shape)
-    sample = _block(dist, slice(0, 1))
+    labels = Labels(query_pids, query_camids, gallery_pids, gallery_camids, *matrix_shape(dist))
+    sample = distance_rows(dist, slice(0, 1))
     dtype = torch.promote_types(sample.dtype, torch.float32) if sample.is_floating_point() else torch.float64
     largest = torch.finfo(dtype).max
     bias = torch.zeros(len(labels.gallery_pids), dtype=dtype, device=sample.device)
     bias[labels.gallery_pids == JUNK] = -torch.inf
 
     def score(rows: slice, out: Tensor) -> None:
-        out.copy_(_block(dist, rows)).neg_()
-        if out.isnan().any():
-            raise ValueError(
-                f"dist holds NaN between rows {rows.start} and {rows.stop - 1}; distances must be numbers."
-            )
-        out.clamp_(-largest, largest).add_(bias)  # an infinite distance is last, but still before deleted junk
+        out.copy_(distance_rows(dist, rows)).neg_()
+        out.clamp_(-largest, largest)  # an infinite distance is last, but still before deleted junk
 
-    return _evaluate(score, bias, labels, ap, invalid, max_rank)
+    return _evaluate(score, bias, labels, ap, invalid, max_rank, protocol)
 
 
 def bootstrap_interval(
@@ -214,14 +212,14 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-class _Labels:
+class Labels:
     """Pids and camids of both sides, and an index of the gallery by identity."""
 
     def __init__(self, query_pids, query_camids, gallery_pids, gallery_camids, n_query: int, n_gallery: int):
-        self.query_pids = _ids(query_pids, "query_pids", n_query)
-        self.query_camids = _ids(query_camids, "query_camids", n_query)
-        self.gallery_pids = _ids(gallery_pids, "gallery_pids", n_gallery)
-        self.gallery_camids = _ids(gallery_camids, "gallery_camids", n_gallery)
+        self.query_pids = integer_ids(query_pids, "query_pids", n_query)
+        self.query_camids = integer_ids(query_camids, "query_camids", n_query)
+        self.gallery_pids = integer_ids(gallery_pids, "gallery_pids", n_gallery)
+        self.gallery_camids = integer_ids(gallery_camids, "gallery_camids", n_gallery)
         order = np.argsort(self.gallery_pids, kind="stable")
         self.by_pid = order[self.gallery_pids[order] != JUNK]
         pids = self.gallery_pids[self.by_pid]
@@ -235,19 +233,30 @@ class _Labels:
         return rows, cols, self.query_camids[queries][rows] == self.gallery_camids[cols]
 
     def explain(self) -> str:
-        """Why no query has a positive."""
-        if not self.count.any():
-            return "query and gallery share no pid: number both by the same identities."
+        """That no query has a positive, and why."""
+        reason = "check that pids and camids belong to the rows in this order."
         cameras = np.union1d(self.query_camids, self.gallery_camids)
         if len(cameras) == 1:
-            return f"every image has camid {cameras[0]}: give the camera of each image."
-        return "check that pids and camids belong to the rows in this order."
+            reason = f"every image has camid {cameras[0]}: give the camera of each image."
+        if not self.count.any():
+            reason = "query and gallery share no pid: number both by the same identities."
+        n_query = len(self.query_pids)
+        return f"all {n_query} queries have no image of the same identity under another camera; {reason}"
 
 
 def _evaluate(
-    score: Callable[[slice, Tensor], None], like: Tensor, labels: _Labels, ap: str, invalid: str, max_rank: int
+    score: Callable[[slice, Tensor], None],
+    bias: Tensor,
+    labels: Labels,
+    ap: str,
+    invalid: str,
+    max_rank: int,
+    protocol: str,
 ) -> Ranking:
-    """Score block after block of queries into one buffer, keep the ranks of the positives, sum them up."""
+    """Score block after block of queries into one buffer, keep the ranks of the positives, sum them up.
+
+    `score` writes the scores of a block without `bias`, one number for each gallery image, -inf for junk.
+    """
     if ap not in AP_CONVENTIONS:
         raise ValueError(f'ap must be "mean", "trapezoid" or "mar", not {ap!r}.')
     if invalid not in ("skip", "zero"):
@@ -255,44 +264,44 @@ def _evaluate(
     if max_rank < 1:
         raise ValueError(f"max_rank must be at least 1, not {max_rank}.")
     n_query, n_gallery = len(labels.query_pids), len(labels.gallery_pids)
-    row_bytes = like.element_size() * n_gallery + 64 * int(labels.count.max())
+    row_bytes = bias.element_size() * n_gallery + 64 * int(labels.count.max())
     buffer, found = None, []
     for block in row_blocks(n_query, row_bytes, budget=min(BLOCK_BYTES, BLOCK_ROWS * row_bytes)):
-        buffer = like.new_empty(block.stop, n_gallery) if buffer is None else buffer
+        buffer = bias.new_empty(block.stop, n_gallery) if buffer is None else buffer
         scores = buffer[: block.stop - block.start]
         score(block, scores)
         rows, cols, junk = labels.pairs(block)
         scores[torch.from_numpy(rows[junk]), torch.from_numpy(cols[junk])] = -torch.inf
         rows, cols = rows[~junk], cols[~junk]
         count = _ranks_by_sorting if scores.device.type == "cpu" else _ranks_by_counting
-        found.append((rows + block.start, count(scores, rows, cols)))
+        found.append((rows + block.start, count(scores, bias, rows, cols)))
     rows, ranks = (np.concatenate(parts) for parts in zip(*found, strict=True))
     if not len(rows):
-        raise ValueError(
-            f"all {n_query} queries have no image of the same identity under another camera; {labels.explain()}"
-        )
+        raise ValueError(labels.explain())
     ranking = _summarise(rows, ranks, n_query, ap, invalid, max_rank)
     zeros = " (the others count 0)" if invalid == "zero" and len(ranking.ap) < n_query else ""
     return ranking._replace(
-        protocol=f"single query · AP {ap} · {len(ranking.ap)}/{n_query} queries valid{zeros} · gallery {n_gallery}"
+        protocol=f"{protocol} · AP {ap} · {len(ranking.ap)}/{n_query} queries valid{zeros} · gallery {n_gallery}"
     )
 
 
-def _ranks_by_sorting(scores: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+def _ranks_by_sorting(scores: Tensor, bias: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     """Rank of each positive (row, column): the number of better scores in its row, of equal ones to its left.
 
-    Scores below the row's worst positive cannot matter; the few others are sorted, values only.
+    Scores below the row's worst positive cannot matter; the few others are sorted, values only. The bias is added here,
+    while a row is in the processor's cache.
     """
     if not len(rows):
         return np.empty_like(cols)
-    table = scores.numpy()
-    values = table[rows, cols]
+    table, bias = scores.numpy(), bias.numpy()
+    values = table[rows, cols] + bias[cols]
     better, not_worse = np.empty_like(cols), np.empty_like(cols)
     present, start = np.unique(rows, return_index=True)
     worst = np.minimum.reduceat(values, start).tolist()
     stop = [*start.tolist()[1:], len(rows)]
     for row, low, i, j in zip(present.tolist(), worst, start.tolist(), stop, strict=True):
         line, mine = table[row], values[i:j]
+        line += bias
         kept = line.compress(line >= low)
         kept.sort()
         better[i:j] = len(kept) - kept.searchsorted(mine, "right")
@@ -302,7 +311,7 @@ def _ranks_by_sorting(scores: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.
     return better
 
 
-def _ranks_by_counting(scores: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+def _ranks_by_counting(scores: Tensor, bias: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     """The same ranks without a loop over rows, for devices where that would be slow.
 
     Each score that is not below its row's worst positive looks up, by binary search in the row's sorted positives, how
@@ -310,7 +319,7 @@ def _ranks_by_counting(scores: Tensor, rows: np.ndarray, cols: np.ndarray) -> np
     """
     if not len(rows):
         return np.empty_like(cols)
-    n_rows, device = len(scores), scores.device
+    scores, n_rows, device = scores.add_(bias), len(scores), scores.device
     slot = np.arange(len(rows)) - rows.searchsorted(rows)
     width = 1 << int(slot.max() + 1).bit_length()  # a power of two above the number of positives of any row
     row, col, place = (torch.from_numpy(a).to(device) for a in (rows, cols, slot))
@@ -362,8 +371,12 @@ def _ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
 
 
-def _ids(values: Shaped[Array, "..."], name: str, n: int) -> np.ndarray:
-    """Pids or camids as an int64 NumPy array of `n`."""
+def integer_ids(values: Shaped[Array, "..."], name: str, n: int) -> np.ndarray:
+    """Pids or camids as an int64 NumPy array of `n`; a ValueError names what they are if they are anything else.
+
+    >>> integer_ids(torch.tensor([7, 9], dtype=torch.uint8), "pids", 2)
+    array([7, 9])
+    """
     values = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
     if values.shape != (n,):
         raise ValueError(f"{name} must be of shape ({n},), one for each image, not {values.shape}.")
@@ -372,14 +385,32 @@ def _ids(values: Shaped[Array, "..."], name: str, n: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def matrix_shape(dist: Shaped[Array, "..."]) -> tuple[int, int]:
+    """Numbers of queries and of gallery images of a distance matrix, which needs at least one of each.
+
+    >>> matrix_shape(np.zeros((2, 3)))
+    (2, 3)
+    """
+    if dist.ndim != 2 or 0 in dist.shape:
+        raise ValueError(f"dist must be (n_query, n_gallery) with at least one of each, not {tuple(dist.shape)}.")
+    return tuple(dist.shape)
+
+
+def distance_rows(dist: Shaped[Array, "n m"], rows: slice) -> Shaped[Tensor, "k m"]:
+    """Some rows of a distance matrix as a tensor; a NumPy array (read-only, memory-mapped) is copied. NaN is refused.
+
+    >>> distance_rows(np.eye(2), slice(1, 2))
+    tensor([[0., 1.]], dtype=torch.float64)
+    """
+    block = dist[rows] if isinstance(dist, Tensor) else torch.from_numpy(np.array(dist[rows]))
+    if block.isnan().any():
+        raise ValueError(f"dist holds NaN between rows {rows.start} and {rows.stop - 1}; distances must be numbers.")
+    return block
+
+
 def _check_finite(norms: Tensor, name: str) -> Tensor:
     """Find NaN and infinity by the lengths of the rows, without a copy of the embeddings."""
     bad = norms.isfinite().logical_not().nonzero()
     if len(bad):
         raise ValueError(f"{len(bad)} rows of {name} hold NaN or infinity, the first is row {bad[0].item()}.")
     return norms
-
-
-def _block(dist: Shaped[Array, "n m"], rows: slice) -> Tensor:
-    """Some rows of a distance matrix as a tensor; a NumPy array (read-only, memory-mapped) is copied."""
-    return dist[rows] if isinstance(dist, Tensor) else torch.from_numpy(np.array(dist[rows]))

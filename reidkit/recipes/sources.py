@@ -1,17 +1,35 @@
 """Where the images of a run come from: a city drawn on demand, or the reader's own copy of a real archive."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reidkit import runs
 from reidkit.data.images import Images, load
-from reidkit.data.layouts import market1501
+from reidkit.data.layouts import cuhk03, dukemtmc, market1501, msmt17, viper
 from reidkit.data.records import Split
 from reidkit.world.city import build_city
 
-CITIES = ("market", "duke", "auxiliary")
-ARCHIVES = {"market1501": (market1501, ("market1501", "Market-1501-v15.09.15"))}  # reader, and names of its folder
+CITIES = {  # drawn: the city of `build_city`, and the reader of its layout
+    "market": ("market", market1501),
+    "duke": ("duke", market1501),
+    "auxiliary": ("auxiliary", market1501),
+    "viper_city": ("viper", viper),
+    "cuhk03_city": ("cuhk03", partial(cuhk03, protocol="classic")),
+    "cuhk03_np_city": ("cuhk03", partial(cuhk03, protocol="new")),
+}
+ARCHIVES = {  # reader, and names of its folder: the first that is there is read
+    "market1501": (market1501, ("market1501", "Market-1501-v15.09.15")),
+    "dukemtmc": (dukemtmc, ("dukemtmc", "dukemtmc-reid", "DukeMTMC-reID")),
+    "cuhk03": (partial(cuhk03, protocol="classic"), ("cuhk03", "cuhk03_release")),
+    "cuhk03_np": (partial(cuhk03, protocol="new"), ("cuhk03_np", "cuhk03-np", "cuhk03_release", "cuhk03")),
+    "viper": (viper, ("viper", "VIPeR")),
+    "msmt17": (msmt17, ("msmt17", "MSMT17", "MSMT17_V2", "MSMT17_V1")),
+}
+
+
+REFERENCE = Path("data/weights/reference.safetensors")  # made by tools/reference.py
 
 
 class Data(NamedTuple):
@@ -24,26 +42,46 @@ class Data(NamedTuple):
 
 
 def open_split(
-    dataset: str, *, data_root: str | Path = "", preset: str = "tiny", city_seed: int = 0, progress: bool = True
+    dataset: str,
+    *,
+    data_root: str | Path = "",
+    preset: str = "tiny",
+    city_seed: int = 0,
+    knobs: str = "",
+    progress: bool = True,
 ) -> Split:
     """Find a data set; a city that was never drawn is drawn first, and kept for the next time.
 
     Args:
-        dataset: a city ("market", "duke", "auxiliary") or a real archive ("market1501").
+        dataset: a city ("market", "duke", "auxiliary"; "viper_city", "cuhk03_city", "cuhk03_np_city" with the layouts
+            and protocols of those archives) or a real archive ("market1501", "dukemtmc", "cuhk03", by its classic
+            protocol, "cuhk03_np", by the new one, "viper", "msmt17").
         data_root: the folder that holds all archives, and `cities`; by default `data` beside the package.
         preset: size of the city: "quick", "tiny" or "world".
         city_seed: another seed draws other people, cameras and walks.
+        knobs: what is harder or easier than in the default world, as in "light=2,occluders=0" (`world.cameras.Knobs`).
         progress: show a bar while a city is drawn.
 
     Raises:
-        ValueError: an unknown data set, or an archive that is not there.
+        ValueError: an unknown data set or knob, or an archive that is not there.
     """
     root = runs.ROOT / Path(data_root or "data").expanduser()  # a relative path counts from the project's folder
     if dataset in CITIES:
-        folder = root / "cities" / f"{dataset}-{preset}-{city_seed}"
-        return market1501(build_city(folder, city=dataset, preset=preset, seed=city_seed, progress=progress))
-    read, names = runs.choose("dataset", dataset, dict.fromkeys(CITIES) | ARCHIVES)
+        city, read = CITIES[dataset]
+        name = f"{city}-{preset}-{city_seed}" + (f"-{knobs.replace(' ', '')}" if knobs else "")
+        plan = {"city": city, "preset": preset, "seed": city_seed, "knobs": _turned(knobs)}
+        return read(build_city(root / "cities" / name, **plan, progress=progress))
+    read, names = runs.choose("dataset", dataset, CITIES | ARCHIVES)
     return read(next((root / name for name in names if (root / name).is_dir()), root / names[-1]))
+
+
+def _turned(knobs: str) -> dict[str, float]:
+    """The knobs in "light=2, occluders=0"."""
+    try:
+        pairs = (part.split("=") for part in knobs.split(",") if part.strip())
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise ValueError(f"knobs are written as light=2,occluders=0, not {knobs!r}.") from None
 
 
 def load_data(params: Mapping[str, Any], *, progress: bool = True) -> Data:
@@ -53,7 +91,18 @@ def load_data(params: Mapping[str, Any], *, progress: bool = True) -> Data:
         data_root=params["data_root"],
         preset=params["city_preset"],
         city_seed=params["city_seed"],
+        knobs=params.get("knobs", ""),
         progress=progress,
     )
     size = (params["height"], params["width"])
     return Data(split, *(load(part, size, progress=progress) for part in (split.train, split.query, split.gallery)))
+
+
+def find_weights(name: str) -> Path:
+    """Where the weights `name` are: "reference" is the file that comes with the project, a relative path counts from
+    its folder.
+
+    >>> find_weights("reference").name
+    'reference.safetensors'
+    """
+    return runs.ROOT / (REFERENCE if name == "reference" else Path(name).expanduser())

@@ -1,7 +1,8 @@
-"""The world: procedurally drawn pedestrians, seen by a network of cameras, written to disk like Market-1501.
+"""The world: procedurally drawn pedestrians, seen by a network of cameras, written to disk like a real archive.
 
 Read in this order: `chance` (random numbers without a state), `factors` (a table of named causes), `wardrobe` (who
 somebody is and wears), `cameras` (who looks, when and how), `scenes` (what stands behind and in front), `anatomy` (a
 body of quadrics), `rays` (what each sample sees), `textures` (the colour of a point), `light`, `sensor` (from light to
-pixels), `render` (all of these put together), `city` (people x cameras, on disk).
+pixels), `render` (all of these put together), `archives` (who is seen how often, and how files are called), `city`
+(people x cameras, on disk).
 """

@@ -1,14 +1,14 @@
-"""Cities: people x cameras, drawn and written to disk in the layout of Market-1501.
+"""Cities: people x cameras, drawn and written to disk in the layout of a real archive.
 
 A city is drawn beside its final folder and moved there when it is whole, so a reader never meets half a city. A build
 that was killed goes on where it stopped and ends with the same files; a finished city is known by its manifest.
 """
 
-import ast
 import csv
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -21,29 +21,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from reidkit import files, progress
-from reidkit.world import scenes
+from reidkit.world import archives, scenes
+from reidkit.world.archives import DISTRACTOR, JUNK, Archive, Row
 from reidkit.world.cameras import Cameras, Knobs, Place, Pose, install, observe
 from reidkit.world.chance import Dice
 from reidkit.world.render import render
 from reidkit.world.wardrobe import Person, dress
 
-DISTRACTOR, JUNK = 100_000, 200_000  # keys of people who are nobody: distractors (pid 0) and junk (pid -1) on disk
-HAND_DRAWN = 50  # number of the first hand-drawn box of a passage
 CHUNK = {"cpu": 2**18, "cuda": 2**22}  # pixels drawn at once
 
 
 @dataclass(frozen=True)
 class City:
-    """What makes a city: how many cameras, where, and what people wear."""
+    """What makes a city: how many cameras, where, what people wear, and how it lies on disk."""
 
     cameras: int
     season: str
     place: Place
     identities: float = 1.0  # factor on the preset's number of identities
+    archive: Archive = archives.MARKET1501
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Size:
     """How large a preset draws a city."""
 
     identities: int  # of training, and as many others of testing
-    height: int  # pixels; the width is half of it
+    height: int  # pixels, unless the archive's images are smaller
     supersampling: float
 
 
@@ -60,6 +59,18 @@ CITIES = {
     "duke": City(8, "winter", Place((3.2, 6.2), 1.15, (0.05, 0.40), (1.06, 0.98, 0.86), -0.10, -0.06, (0.01, 0.05))),
     "auxiliary": City(
         15, "autumn", Place((2.6, 5.4), 1.05, (0.15, 0.70), (0.97, 1.0, 1.04), -0.04, -0.02, (0.0, 0.05)), 2.0
+    ),
+    "viper": City(
+        2,
+        "autumn",
+        Place((1.8, 3.2), 1.0, (0.20, 0.80), (1.02, 1.0, 0.95), 0.0, 0.0, (0.0, 0.04)),
+        archive=archives.VIPER,
+    ),
+    "cuhk03": City(
+        10,
+        "summer",
+        Place((2.6, 5.0), 1.05, (0.1, 0.6), (0.98, 1.0, 1.0), -0.03, 0.0, (0.0, 0.05)),
+        archive=archives.CUHK03,
     ),
 }
 SIZES = {"quick": Size(48, 64, 2), "tiny": Size(150, 128, 1.5), "world": Size(750, 256, 1.5)}
@@ -86,12 +97,20 @@ class Plan:
 
     @property
     def size(self) -> tuple[int, int]:
-        height = SIZES[self.preset].height
-        return height, height // 2
+        archive = CITIES[self.city].archive
+        height = min(SIZES[self.preset].height, archive.tallest)
+        return height, int(height * archive.aspect)
+
+    @property
+    def everybody(self) -> int:
+        """Identities of training and testing together."""
+        city = CITIES[self.city]
+        return min(2 * int(SIZES[self.preset].identities * city.identities), city.archive.most)
 
     @property
     def identities(self) -> int:
-        return int(SIZES[self.preset].identities * CITIES[self.city].identities)
+        """Half of them."""
+        return self.everybody // 2
 
     def describe(self) -> dict:
         """The manifest's first part: the plan, and the code that draws it."""
@@ -101,38 +120,7 @@ class Plan:
 @functools.cache
 def _code() -> str:
     """A hash of what the world's source does, without its comments: another renderer draws another city."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        tree = ast.parse(source.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                node.value.value = ""  # a docstring
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image to draw."""
-
-    folder: str
-    pid: int  # as in the file's name
-    key: int  # whose factors
-    camid: int
-    shot: int
-
-    def path(self, seed: int) -> str:
-        """Market-1501's name: identity, camera and sequence, frame, number of the box."""
-        dice = Dice(seed, self.key, self.camid)
-        sequence, frame = (
-            1 + int(dice.uniform("sequence") * 6),
-            int(dice.uniform("frame") * 90_000) + 25 * (self.shot % HAND_DRAWN),
-        )
-        if self.pid <= 0:
-            frame = self.key % DISTRACTOR  # one name for each
-        name = f"{self.pid:04d}" if self.pid >= 0 else "-1"
-        box = 0 if self.shot >= HAND_DRAWN else self.shot + 1
-        return f"{self.folder}/{name}_c{self.camid + 1}s{sequence}_{frame:06d}_{box:02d}.jpg"
+    return files.source_digest(Path(__file__).parent.glob("*.py"))
 
 
 def people(plan: Plan, keys: np.ndarray) -> Person:
@@ -148,48 +136,30 @@ def people(plan: Plan, keys: np.ndarray) -> Person:
 
 def network(plan: Plan) -> Cameras:
     """The cameras of a city, with their painted scenes."""
-    city = CITIES[plan.city]
-    columns = install(city.cameras, city.place, seed=plan.key, knobs=plan.knobs)
-    painted = [scenes.paint((plan.key, i), float(columns["height"][i])) for i in range(city.cameras)]
+    columns = _installed(plan)
+    painted = [scenes.paint((plan.key, i), float(height)) for i, height in enumerate(columns["height"])]
     return Cameras.from_arrays(**columns, scene=torch.stack(painted).numpy())
 
 
-def passages(plan: Plan, key: int) -> Iterator[tuple[int, int]]:
-    """Which cameras somebody passes (2 to 6 of them), and how many boxes the detector finds there (2 to 4)."""
-    count = CITIES[plan.city].cameras
-    dice = Dice(plan.key, key, np.arange(count))
-    visits = 2 + int(Dice(plan.key, key).uniform("visits") * (min(count, 6) - 1))
-    boxes = 3 + dice.coin("one more", 0.3).astype(int) - dice.coin("one less", 0.3).astype(int)
-    for camid in sorted(np.argsort(dice.uniform("passes"))[:visits].tolist()):
-        yield camid, int(boxes[camid])
+def _installed(plan: Plan) -> dict[str, np.ndarray]:
+    city = CITIES[plan.city]
+    return install(city.cameras, city.place, seed=plan.key, knobs=plan.knobs)
 
 
 def roster(plan: Plan) -> list[Row]:
-    """All images of a city. Even numbers are training identities, odd ones are for testing."""
-    rows, n = [], plan.identities
-    for key in range(2, 2 * n + 1, 2):
-        rows += [
-            Row("bounding_box_train", key, key, camid, shot)
-            for camid, boxes in passages(plan, key)
-            for shot in range(boxes)
-        ]
-    for key in range(1, 2 * n, 2):
-        for camid, boxes in passages(plan, key):
-            rows += [Row("bounding_box_test" if shot else "query", key, key, camid, shot) for shot in range(boxes)]
-            rows += [Row("gt_bbox", key, key, camid, HAND_DRAWN + shot) for shot in range(2)]
-    for first, pid, count in ((DISTRACTOR, 0, n), (JUNK, -1, int(0.4 * n))):
-        keys = first + np.arange(count)
-        seen = Dice(plan.key, keys).uniform("seen by", 0, CITIES[plan.city].cameras).astype(int)
-        rows += [Row("bounding_box_test", pid, int(key), int(camid), 0) for key, camid in zip(keys, seen, strict=True)]
-    return rows
+    """All images of a city, as its archive names them."""
+    city = CITIES[plan.city]
+    unpainted = Cameras.from_arrays(**_installed(plan), scene=np.zeros((city.cameras, 1, 1, 1)))
+    return city.archive.roster(plan.key, plan.everybody, unpainted, plan.knobs)
 
 
 def moments(plan: Plan, rows: list[Row], cameras: Cameras) -> Pose:
     """The factors of images. Hand-drawn boxes fit; boxes of distractors and junk often fail."""
-    keys, camids, shots = (np.array([getattr(row, name) for row in rows]) for name in ("key", "camid", "shot"))
+    keys, camids, shots, by_hand = (
+        np.array([getattr(row, name) for row in rows]) for name in ("key", "camid", "shot", "by_hand")
+    )
     pose = observe(keys, camids, shots, cameras, seed=plan.key, knobs=plan.knobs)
     dice = Dice(plan.key, keys)
-    by_hand = torch.from_numpy(shots >= HAND_DRAWN)
     failed = torch.from_numpy((keys >= JUNK) | ((keys >= DISTRACTOR) & dice.coin("failed", 0.5)))
     side = np.where(dice.coin("failed side", 0.5), -0.45, 0.45)
     drawn = {
@@ -200,7 +170,7 @@ def moments(plan: Plan, rows: list[Row], cameras: Cameras) -> Pose:
     fitting = {"box_x": 0.0, "box_y": 0.0, "box_scale": 1.06}
     changed = {}
     for name, fit in fitting.items():
-        column = torch.where(by_hand, torch.tensor(fit), getattr(pose, name))
+        column = torch.where(torch.from_numpy(by_hand), torch.tensor(fit), getattr(pose, name))
         changed[name] = torch.where(failed, torch.from_numpy(np.asarray(drawn[name], np.float32)), column)
     return pose.replace(**changed)
 
@@ -233,14 +203,19 @@ def build_city(
     device: str = "cpu",
     knobs: Knobs | dict | None = None,
 ) -> Path:
-    """Draw a city into the folder `out`, in the layout of Market-1501; do nothing if it is there already.
+    """Draw a city into the folder `out`, in the layout of a real archive; do nothing if it is there already.
 
     Args:
-        out: the folder of the archive: it gets bounding_box_train, bounding_box_test, query, gt_bbox, the factors of
-            each image (factors.csv) and camera (cameras.csv), and manifest.json.
-        city: "market" (6 cameras, summer), "duke" (8 cameras, another place, winter) or "auxiliary" (15 cameras,
-            autumn, twice as many identities).
-        preset: "quick" (48 + 48 identities, 64x32), "tiny" (150 + 150, 128x64) or "world" (750 + 750, 256x128).
+        out: the folder of the archive: it gets the archive's own folders, the factors of each image (factors.csv) and
+            camera (cameras.csv), and manifest.json.
+        city: "market" (6 cameras, summer), "duke" (8 cameras, another place, winter) and "auxiliary" (15 cameras,
+            autumn, twice as many identities) are laid out like Market-1501: bounding_box_train, bounding_box_test,
+            query, gt_bbox. "viper" is laid out like VIPeR: cam_a and cam_b, one image of each identity in both, BMP.
+            "cuhk03" is laid out like CUHK03: five pairs of cameras, an identity seen by one pair, up to five images a
+            view, each boxed by a detector and by hand; cuhk03_release/cuhk-03.mat (needs h5py) and the folders of the
+            new protocol, cuhk03-np/{detected,labeled}/{bounding_box_train,bounding_box_test,query}.
+        preset: "quick" (48 + 48 identities, 64x32), "tiny" (150 + 150, 128x64) or "world" (750 + 750, 256x128); viper
+            has at most 632 identities, at 64x24 or 128x48, and cuhk03 at most 1467.
         seed: another seed is another city with other people.
         progress: show a bar if a person watches.
         workers: processes; 0 takes one a core.
@@ -251,10 +226,16 @@ def build_city(
         `out`.
 
     Raises:
-        ValueError: an unknown city, preset or knob; or `out` holds something that is not such a city.
+        ValueError: an unknown city, preset or knob; a library that the archive needs is missing; or `out` holds
+            something that is not such a city.
     """
     plan = Plan(city, preset, seed, _knobs(knobs))
+    needs = CITIES[city].archive.needs
+    if needs and importlib.util.find_spec(needs) is None:
+        raise ValueError(f"The city {city} is written with {needs}; install it: pip install 'reidkit[mat]'.")
     out = Path(out).absolute()
+    if _finished(out, plan):
+        return out  # it may lie where nothing can be written, not even a lock
     out.parent.mkdir(parents=True, exist_ok=True)
     with files.lock(out.parent / f".{out.name}.lock"):
         if _finished(out, plan):
@@ -293,7 +274,8 @@ def _draw_all(
     plan: Plan, rows: list[Row], cameras: Cameras, workshop: Path, workers: int, device: str, show: bool
 ) -> None:
     """Draw the missing images in several processes; this one is the first of them."""
-    for folder in {row.folder for row in rows}:
+    folders = {row.folder for row in rows}
+    for folder in folders:
         (workshop / folder).mkdir(parents=True, exist_ok=True)
     workers = 1 if device != "cpu" or len(rows) < 400 else workers
     task = json.dumps([dataclasses.asdict(plan), str(workshop), workers])
@@ -304,12 +286,10 @@ def _draw_all(
     try:
         torch.set_num_threads(1 if device == "cpu" else threads)
         for _ in _draw_share(plan, rows, cameras, workshop, 0, workers, device):
-            bar.update(len(_drawn(workshop)) - bar.n)
+            bar.update(len(_drawn(workshop, folders)) - bar.n)
         for helper in helpers:
             if helper.wait():
-                raise RuntimeError(
-                    f"A process that was drawing {workshop.name} failed; run the command again to go on."
-                )
+                raise OSError(f"A process that was drawing {workshop.name} failed; run the command again to go on.")
     finally:
         torch.set_num_threads(threads)
         bar.close()
@@ -329,14 +309,11 @@ def help_draw(share: str, task: str) -> None:
             sys.exit("the building process is gone")
 
 
-def _drawn(workshop: Path) -> set[str]:
+def _drawn(workshop: Path, folders: set[str]) -> set[str]:
     """The images that are there; each was written whole."""
+    there = [folder for folder in folders if (workshop / folder).is_dir()]
     return {
-        f"{folder.name}/{file.name}"
-        for folder in os.scandir(workshop)
-        if folder.is_dir()
-        for file in os.scandir(folder)
-        if file.name[0] != "."
+        f"{folder}/{file.name}" for folder in there for file in os.scandir(workshop / folder) if file.name[0] != "."
     }
 
 
@@ -346,27 +323,30 @@ def _draw_share(
     """Draw every `workers`-th chunk of the missing images, and yield after each."""
     size = max(1, CHUNK[device.split(":")[0]] // (plan.size[0] * plan.size[1]))
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)][share::workers]
-    done = _drawn(workshop)
+    done = _drawn(workshop, {row.folder for row in rows})
     cameras = cameras.to(device)
     for chunk in chunks:
-        missing = [row for row in chunk if row.path(plan.key) not in done]
+        missing = [row for row in chunk if row.file not in done]
         if missing:
             pixels, _, pose = draw_rows(plan, missing, cameras, device)
             for row, image, quality in zip(
                 missing, pixels.permute(0, 2, 3, 1).numpy(), pose.quality.tolist(), strict=True
             ):
-                data = io.BytesIO()
-                Image.fromarray(image).save(data, "JPEG", quality=quality)
-                files.write_bytes(workshop / row.path(plan.key), data.getvalue())
+                path = workshop / row.file
+                files.write_bytes(path, archives.encode(image, quality, path.suffix))
         yield
 
 
 def _write_tables(plan: Plan, rows: list[Row], cameras: Cameras, workshop: Path, device: str) -> None:
-    """The ground truth: every factor of every image and camera; scraps of killed processes go; last the manifest."""
-    for scrap in workshop.glob("*/.*"):
+    """What lies beside the images: the ground truth, every factor of every image and camera; last the manifest.
+
+    Scraps of killed processes go.
+    """
+    for scrap in workshop.rglob(".*"):
         scrap.unlink()
+    CITIES[plan.city].archive.finish(workshop, rows, plan.key)
     person, pose = people(plan, np.array([row.key for row in rows])), moments(plan, rows, cameras)
-    table = {"file": np.array([row.path(plan.key) for row in rows]), "pid": np.array([row.pid for row in rows])}
+    table = {"file": np.array([row.file for row in rows]), "pid": np.array([row.pid for row in rows])}
     _write_csv(workshop / "factors.csv", table | pose.columns() | person.columns())
     _write_csv(workshop / "cameras.csv", {"camid": np.arange(len(cameras))} | cameras.columns())
     counts = {folder: sum(row.folder == folder for row in rows) for folder in sorted({row.folder for row in rows})}

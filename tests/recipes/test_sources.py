@@ -1,0 +1,50 @@
+"""Real archives by name: each is found under any of its folder's names and read by its own protocol."""
+
+import pytest
+
+import miniatures
+from reidkit import runs
+from reidkit.recipes.sources import ARCHIVES, find_weights, open_split
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "identities"),
+    [
+        ("market1501", "Market-1501-v15.09.15", 3),
+        ("dukemtmc", "dukemtmc", 2),
+        ("dukemtmc", "DukeMTMC-reID", 2),
+        ("viper", "VIPeR", 3),
+        ("msmt17", "MSMT17_V1", 3),
+        ("cuhk03_np", "cuhk03-np", 2),
+        ("cuhk03", "cuhk03", sum(miniatures.PAIRS) - 3),
+    ],
+)
+def test_an_archive_is_found_by_its_name(tmp_path, dataset, folder, identities):
+    write = {"cuhk03": "cuhk03_release"}.get(dataset, dataset)
+    getattr(miniatures, write)(tmp_path / folder)
+    split = open_split(dataset, data_root=tmp_path)
+    assert (split.root, split.num_pids) == (tmp_path / folder, identities)
+
+
+@pytest.mark.parametrize("dataset", ARCHIVES)
+def test_an_archive_that_is_not_there_is_named(tmp_path, dataset):
+    with pytest.raises(ValueError, match=r"does not exist; data/README\.md says where"):
+        open_split(dataset, data_root=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cities(tmp_path_factory):
+    return tmp_path_factory.mktemp("cities")
+
+
+@pytest.mark.parametrize("dataset", ["viper_city", "cuhk03_np_city", "cuhk03_city"])
+def test_a_drawn_city_is_read_by_the_protocol_of_its_archive(cities, dataset):
+    split = open_split(dataset, data_root=cities, preset="quick", progress=False)
+    assert split.num_cams == 2
+    assert {record.pid for record in split.query} <= {record.pid for record in split.gallery}
+    assert not {record.pid for record in split.query} & {record.pid for record in split.train}
+
+
+def test_the_reference_weights_have_a_name():
+    assert find_weights("reference") == runs.ROOT / "data" / "weights" / "reference.safetensors"
+    assert find_weights("/elsewhere/w.pth").as_posix() == "/elsewhere/w.pth"
