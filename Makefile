@@ -9,11 +9,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 ONLY ?=
 
-.PHONY: help course lab test lint unit nbval notebooks readme lock clean
+FAULTS ?= 20
+
+BENCHMARKS ?= evaluation reranking label_estimation losses images clusters world
+
+.PHONY: help course lab test test-faults test-browser bench lint unit nbval notebooks readme lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 course: $(READY)  ## draw the people, run every notebook, write build/course/index.html (ONLY=02 for one)
 	@$(BIN)/python tools/course.py --only "$(ONLY)"
@@ -26,6 +30,23 @@ test: $(READY)  ## everything that must hold: lint, unit, nbval, and a tree the 
 	@$(MAKE) --no-print-directory lint unit nbval
 	@$(TREE) | diff build/tree-before.txt - || { echo "The tests changed the files above; they must leave no trace."; exit 1; }
 	@echo "all tests pass"
+
+test-faults: $(READY)  ## FAULTS=20 moments of each fault: kill -9, full disk, forged weights ...; figures/results/faults.json
+	REIDKIT_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
+
+test-browser: $(READY)  ## JupyterLab and the page of the course in Chromium, which is installed where that is possible
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable ".[browser]"
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } > /dev/null \
+	  || { test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq -y install chromium; } > /dev/null 2>&1 \
+	  || $(BIN)/python -m playwright install chromium || true  # a test without a browser says so
+	@test -f build/course/index.html || $(BIN)/python tools/course.py --only 00
+	$(BIN)/python -m pytest tests/browser -m browser -rs
+
+bench: $(READY)  ## every claim about speed, beside its floor and its peers; tables in benchmarks/README.md
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable ".[peers]" \
+	  || echo "the peers could not be installed; the benchmarks leave them out"
+	for rows in $(BENCHMARKS); do $(BIN)/python benchmarks/$$rows.py || exit 1; done
+	$(BIN)/python benchmarks/report.py
 
 lint: $(READY)  ## style of the code and of the notebooks
 	$(BIN)/ruff check

@@ -3,9 +3,9 @@
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.optim import Optimizer
 
 from reidkit import files
 from reidkit.models.backbones import load_weights
+
+PARTS = ("weights.safetensors", "state.pt")
 
 
 def facts(training_step, epochs, optimizers, schedules, dtype) -> dict[str, Any]:
@@ -63,14 +65,19 @@ class Checkpoint:
 
     def save(self, rows: list[dict[str, Any]]) -> None:
         """Write the state after the last epoch of `rows`, then drop the one before."""
-        part = self.folder / f"part-{os.getpid()}"
-        part.mkdir(parents=True)
+        part, state = self.folder / f"part-{os.getpid()}", io.BytesIO()
+        torch.save(self._state(), state)
         weights = {name: tensor.detach().contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(weights, part / "weights.safetensors")
-        torch.save(self._state(), part / "state.pt")
-        digests = {name: digest(part / name) for name in ("weights.safetensors", "state.pt")}
-        files.write_json(part / "epoch.json", {"rows": rows, "facts": self.facts, "digests": digests})
-        os.rename(part, self.folder / f"epoch-{len(rows):05d}")
+        parts = dict(zip(PARTS, (save(weights), state.getvalue()), strict=True))
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+        try:
+            for name, data in parts.items():
+                files.write_bytes(part / name, data)
+            files.write_json(part / "epoch.json", {"rows": rows, "facts": self.facts, "digests": digests})
+            os.rename(part, self.folder / f"epoch-{len(rows):05d}")
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         for old in sorted(self.folder.glob("epoch-*"))[:-1]:
             shutil.rmtree(old)
 
@@ -94,17 +101,20 @@ class Checkpoint:
         epochs = sorted(self.folder.glob("epoch-*"))
         if not epochs:
             return []
+        for old in epochs[:-1]:
+            shutil.rmtree(old)
         record = self._checked_record(epochs[-1])
         try:
             saved = torch.load(epochs[-1] / "state.pt", map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            kept = sorted(saved["state"])
+        except Exception:  # the digest is right, so somebody made it; each way to do so has an error of its own
             raise self._refusal("holds more than tensors, and nothing of it was run") from None
-        if saved["state"].keys() != self.state.keys():
-            raise self._refusal(f"keeps the state of {sorted(saved['state'])}, this run has {sorted(self.state)}")
+        if kept != sorted(self.state):
+            raise self._refusal(f"keeps the state of {kept}, this run has {sorted(self.state)}")
         try:
             load_weights(self.model, epochs[-1] / "weights.safetensors")
         except ValueError as error:
-            raise self._refusal(f"is of another model: {error}") from None
+            raise self._refusal(f"is of another model: {str(error).rstrip('.')}") from None
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
         for name, item in self.state.items():
@@ -117,16 +127,15 @@ class Checkpoint:
     def _checked_record(self, epoch: Path) -> dict[str, Any]:
         try:
             record = json.loads((epoch / "epoch.json").read_text())
-            broken = [name for name, told in record["digests"].items() if digest(epoch / name) != told]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            broken = [name for name in PARTS if digest(epoch / name) != record["digests"][name]]
+            facts, _ = dict(record["facts"]), record["rows"]
+        except (OSError, ValueError, KeyError, TypeError):
             broken = ["epoch.json"]
         if broken:
             raise self._refusal(f"is damaged ({epoch.name}/{broken[0]} was cut short or changed)")
         for name, value in self.facts.items():
-            if record["facts"].get(name) != value:
-                raise self._refusal(
-                    f"is of a run with other {name} ({_short(record['facts'].get(name))}, not {_short(value)})"
-                )
+            if facts.get(name) != value:
+                raise self._refusal(f"is of a run with other {name} ({_short(facts.get(name))}, not {_short(value)})")
         return record
 
     def _refusal(self, problem: str) -> ValueError:

@@ -1,5 +1,6 @@
 """The command line: `reidkit world` draws a city. Each command loads only what it needs, so `--help` is quick."""
 
+import functools
 from pathlib import Path
 
 import click
@@ -25,17 +26,122 @@ def main() -> None:
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--city", default="market", help="Which network of cameras: market, duke or auxiliary.")
+@click.option("--city", default="market", help="Which network of cameras: market, duke, auxiliary, viper or cuhk03.")
 @click.option("--preset", default="quick", help="How many people, at which size: quick, tiny or world.")
 @click.option("--seed", default=0, help="Another seed draws other people, cameras and walks.")
 @click.option("--workers", default=0, help="Processes that draw; 0 takes one per core.")
 @click.option("--device", default="cpu", help="Where the pixels are computed: cpu or cuda.")
 def world(out: Path, city: str, preset: str, seed: int, workers: int, device: str) -> None:
-    """Draw a city of synthetic people into the folder OUT, in the layout of Market-1501."""
-    from reidkit.data.layouts import market1501
+    """Draw a city of synthetic people into the folder OUT, in the layout of a real archive.
+
+    viper is laid out like VIPeR, cuhk03 like CUHK03, the others like Market-1501.
+    """
+    from reidkit.data import layouts
     from reidkit.world.city import build_city
 
     archive = build_city(out, city=city, preset=preset, seed=seed, workers=workers, device=device)
     click.echo(archive)
-    for part, counts in market1501(archive).counts().items():
+    cuhk03 = functools.partial(layouts.cuhk03, protocol="new")
+    read = {"viper": layouts.viper, "cuhk03": cuhk03}.get(city, layouts.market1501)
+    for part, counts in read(archive).counts().items():
         click.echo(f"{part}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.pass_context
+def doctor(context: click.Context, folder: Path) -> None:
+    """Say what the data set in FOLDER is, count it, and find what is wrong with it; nothing is written.
+
+    Exit code: 0 nothing is wrong, 1 something is, 2 no layout was recognised (or the command was called wrongly).
+    """
+    from reidkit.data.doctor import examine
+
+    report = examine(folder)
+    click.echo(report)
+    context.exit(report.exit_code)
+
+
+@main.command()
+@click.argument("notebook")
+@click.option("--preset", default="tiny", help="Size of the runs.")
+@click.option("--variants", default="", help="Which, with commas between them; names of groups too. All if empty.")
+@click.option("--seeds", default="0,1,2", help="With commas between them.")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another parameter; asks for --out.")
+@click.option("--workers", default=0, help="Processes; 0 takes one per GPU, or per core.")
+@click.option("--keep", is_flag=True, help="Leave results of older code alone.")
+@click.option(
+    "--verify", is_flag=True, help="Repeat one run per variant of older code; the same numbers make all valid."
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the result files.")
+@click.option("--dry-run", is_flag=True, help="List the runs and their state.")
+def study(
+    notebook: str,
+    preset: str,
+    variants: str,
+    seeds: str,
+    changes: tuple[str, ...],
+    workers: int,
+    keep: bool,
+    verify: bool,
+    out: Path | None,
+    dry_run: bool,
+) -> None:
+    """Run a recipe's variants x seeds, several at a time; killed and started again, it goes on.
+
+    NOTEBOOK is named by its two digits. Result files go to figures/results, from where `reidkit table` reads them.
+    """
+    import yaml
+
+    from reidkit import runs, studies
+
+    if changes and out is None:
+        raise ValueError("--set makes other runs than the preset's; name a folder for their results with --out.")
+    changed = {name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in changes)}
+    jobs = studies.plan(notebook, preset, variants=_list(variants), seeds=_seeds(seeds), changes=changed)
+    folder = out or runs.RESULTS
+    if dry_run:
+        for job in jobs:
+            click.echo(f"{job.name:40} {job.state(folder)}")
+        return
+    if verify and (different := studies.verify(jobs, workers=workers, folder=folder)):
+        raise ValueError(
+            f"{len(different)} runs came out differently: {', '.join(different)}; run them without --verify."
+        )
+    if verify:
+        return
+    if failed := studies.run_study(jobs, workers=workers, keep=keep, folder=folder):
+        raise ValueError(f"{len(failed)} of {len(jobs)} runs failed; the first: {failed[0]}. Logs are in runs/studies.")
+
+
+@main.command()
+@click.argument("notebook")
+@click.option("--preset", default="tiny", help="Size of the runs.")
+@click.option("--variants", default="", help="Which, with commas between them; names of groups too. All if empty.")
+@click.option("--kind", default="all", type=click.Choice(["all", "ablation", "effects", "power"]))
+@click.option("--markdown", is_flag=True, help="As Markdown.")
+@click.option("--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of the result files.")
+def table(notebook: str, preset: str, variants: str, kind: str, markdown: bool, folder: Path | None) -> None:
+    """Rebuild the tables of a notebook from recorded results: means, paired differences, verdicts, seeds needed."""
+    from reidkit import runs, tables
+
+    where = {"folder": folder or runs.RESULTS}
+    makers = {
+        "ablation": lambda: tables.ablation(notebook, preset, _list(variants), **where),
+        "effects": lambda: tables.effects(notebook, preset, **where),
+        "power": lambda: tables.power(notebook, preset, **where),
+    }
+    for name in makers if kind == "all" else [kind]:
+        click.echo(f"{name}, notebook {notebook}, {preset}; mAP by mean precision, single query\n")
+        click.echo(tables.text(makers[name](), markdown=markdown) + "\n")
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _list(text)]
+    except ValueError:
+        raise ValueError(f"seeds are whole numbers with commas between them, not {text!r}.") from None

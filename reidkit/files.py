@@ -1,11 +1,19 @@
 """Files that are either whole or not there: atomic writes, and locks that die with their process."""
 
+import ast
 import contextlib
+import errno
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+REMEDIES = {  # why a file cannot be written -> what to do about it
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space and run it again"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder you may write to"),
+}
 
 
 @contextlib.contextmanager
@@ -20,19 +28,34 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Yields:
         The path to write to. Its suffix is that of `path`, for writers that look at it.
 
+    Raises:
+        OSError: the disk is full or the folder read-only; the sentence names `path` and the remedy.
+
     >>> import tempfile; folder = Path(tempfile.mkdtemp())
     >>> with atomic_path(folder / "a.txt") as part: _ = part.write_text("whole")
     >>> [file.name for file in folder.iterdir()]
     ['a.txt']
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    with _told(path, part):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told(path: Path, part: Path) -> Iterator[None]:
+    """Say why `path` cannot be written; an error about any other file than `part` and its folders stays as it is."""
     try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in REMEDIES or Path(error.filename or part) not in (part, *part.parents):
+            raise
+        raise type(error)(f"{path} cannot be written ({error.strerror}); {REMEDIES[error.errno]}.") from error
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -72,6 +95,63 @@ def read_json(path: str | Path) -> object:
         raise ValueError(f"{path} is not JSON ({error}); delete it and run the command again.") from None
 
 
+def append_json(path: str | Path, value: object) -> None:
+    """Add `value` as one line of JSON at the end of a file; half a line that a killed process left is cut off.
+
+    >>> import tempfile; file = Path(tempfile.mkdtemp()) / "ledger.jsonl"
+    >>> append_json(file, {"run": 1}); append_json(file, {"run": 2}); read_lines(file)
+    [{'run': 1}, {'run': 2}]
+    """
+    path = Path(path)
+    line = (json.dumps(value, sort_keys=True) + "\n").encode()
+    with _told(path, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed: lines of two processes do not mix
+            handle.seek(0)
+            handle.truncate(handle.read().rfind(b"\n") + 1)
+            handle.write(line)
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def read_lines(path: str | Path) -> list:
+    """Read a file of JSON lines; half a line, which only a killed process leaves, is passed over.
+
+    >>> read_lines("no/such/file")
+    []
+    """
+    values = []
+    for line in Path(path).read_text().splitlines() if Path(path).exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            values.append(json.loads(line))
+    return values
+
+
+def source_digest(sources: Iterable[Path]) -> str:
+    """Twelve hexadecimal digits that change with what Python files do, not with their comments and docstrings.
+
+    >>> import tempfile; file = Path(tempfile.mkdtemp()) / "a.py"
+    >>> _ = file.write_text("x = 1"); before = source_digest([file])
+    >>> _ = file.write_text("x = 1  # one"); source_digest([file]) == before
+    True
+    """
+    trees = (without_words(ast.parse(Path(source).read_text())) for source in sorted(sources))
+    return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:12]
+
+
+def without_words(tree: ast.Module) -> ast.Module:
+    """Empty the docstrings of parsed source; comments are not in it anyway.
+
+    >>> ast.dump(without_words(ast.parse("'Say what.'"))) == ast.dump(ast.parse("''"))
+    True
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ""
+    return tree
+
+
 @contextlib.contextmanager
 def lock(path: str | Path) -> Iterator[None]:
     """Hold an exclusive lock on the file `path`; another process that asks for it waits.
@@ -80,9 +160,14 @@ def lock(path: str | Path) -> Iterator[None]:
 
     Args:
         path: the lock file; it is made if need be and stays there, empty.
+
+    Raises:
+        OSError: its folder is read-only; the sentence names the remedy.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    with _told(path, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

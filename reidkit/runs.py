@@ -160,6 +160,23 @@ class Variant(NamedTuple):
     changes: dict[str, int | float | str | bool]
 
 
+class Effect(NamedTuple):
+    """A sentence about two variants that recorded runs can bear out or not.
+
+    Attributes:
+        variant, against: keys of a recipe's `VARIANTS`.
+        says: the claim, a few words, as in "the neck helps".
+        source: who says so; empty where it is only our question.
+        direction: 1 where the claim is that `variant` has the higher mAP, -1 where it is the lower.
+    """
+
+    variant: str
+    against: str
+    says: str
+    source: str = ""
+    direction: int = 1
+
+
 def preset(notebook: str, name: str) -> dict[str, Any]:
     """Read the preset `name` of a notebook ("02" or "02_baseline"): flat scalars, the same names in all its presets.
 
@@ -307,14 +324,21 @@ def save_result(result: Result, folder: str | Path = RESULTS) -> Path:
             raise ValueError(f"{name} must be a fraction, 0 to 1, not {value}.")
     values = dataclasses.asdict(dataclasses.replace(result, objects={}))
     del values["objects"]
-    for name in {"data_root", "weights"} & values[
-        "params"
-    ].keys():  # the name says enough; a path would be this machine's
-        values["params"][name] = Path(values["params"][name]).name
+    values["params"] = public(result.params)
     values["per_query"] = {name: " ".join(f"{v:.6g}" for v in row) for name, row in result.per_query.items()}
     path = Path(folder) / f"{result.name}.json"
     files.write_json(path, values | values.pop("provenance"))
     return path
+
+
+def public(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as a result records them: of a path only the last name, because the rest is this machine's.
+
+    >>> public({"data_root": "/home/ann/data", "seed": 0})
+    {'data_root': 'data', 'seed': 0}
+    """
+    paths = {name: Path(params[name]).name for name in ("data_root", "weights") if name in params}
+    return {**params, **paths}
 
 
 def load_results(
@@ -325,12 +349,14 @@ def load_results(
     >>> load_results("99")
     []
     """
-    return [_load_result(path) for path in sorted(Path(folder).glob(f"{notebook}.{preset}.{variant}.*.json"))]
+    found = sorted(Path(folder).glob(f"{notebook}.{preset}.{variant}.*.json"))
+    return [_load_result(path) for path in found if path.name[0] != "."]  # hidden ones are scraps of killed writers
 
 
 def _load_result(path: Path) -> Result:
     values = files.read_json(path)
-    values["provenance"] = {name: values.pop(name) for name in ("device", "versions", "commit", "code")}
+    known = {field.name for field in dataclasses.fields(Result)}
+    values["provenance"] = {name: values.pop(name) for name in values.keys() - known}
     values["per_query"] = {name: [float(v) for v in row.split()] for name, row in values["per_query"].items()}
     return Result(**values)
 

@@ -64,3 +64,20 @@ def test_world_hands_its_options_on_and_prints_the_counts(monkeypatch, tmp_path)
     assert result.exit_code == 0, result.output
     assert asked == {"out": tmp_path, "city": "duke", "preset": "tiny", "seed": 7, "workers": 1, "device": "cpu"}
     assert result.output.splitlines() == [str(tmp_path / "archive"), "train: 12 images, 0 junk", "query: 3 images"]
+
+
+@pytest.mark.parametrize(
+    ("city", "reader", "how"),
+    [("viper", "viper", {}), ("cuhk03", "cuhk03", {"protocol": "new"}), ("duke", "market1501", {})],
+)
+def test_world_reads_a_city_as_the_archive_it_is_laid_out_like(city, reader, how, monkeypatch, tmp_path):
+    class Counted:
+        def counts(self):
+            return {"train": {"images": 12}}
+
+    def read(path, **options):
+        return Counted() if (path, options) == (tmp_path, how) else None
+
+    monkeypatch.setattr("reidkit.world.city.build_city", lambda out, **_: out)
+    monkeypatch.setattr(f"reidkit.data.layouts.{reader}", read)
+    assert run("world", tmp_path, "--city", city).output.splitlines() == [str(tmp_path), "train: 12 images"]

@@ -1,5 +1,6 @@
 """Files are whole or not there, whatever happens, and locks die with their process."""
 
+import errno
 import math
 import os
 import signal
@@ -78,6 +79,24 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert file.read_text() == "new"
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "free some space and run it again"), (errno.EROFS, "choose a folder you may")]
+)
+def test_why_a_file_cannot_be_written_is_told_with_the_remedy(tmp_path, monkeypatch, number, remedy):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match=rf"result\.txt cannot be written \({os.strerror(number)}\); {remedy}.*\.$"):
+        files.write_text(tmp_path / "result.txt", "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_about_another_file_stays_as_it_is(tmp_path):
+    with pytest.raises(PermissionError, match="closed"), files.atomic_path(tmp_path / "result.txt"):
+        raise PermissionError(errno.EACCES, "closed", "source.txt")
+
+
 def test_json_is_the_same_bytes_for_equal_values(tmp_path):
     files.write_json(tmp_path / "a.json", {"b": 1, "a": [0.1]})
     files.write_json(tmp_path / "b.json", {"a": [0.1], "b": 1})
@@ -89,6 +108,18 @@ def test_json_refuses_what_it_cannot_say_and_writes_nothing(tmp_path):
     with pytest.raises(ValueError):
         files.write_json(tmp_path / "a.json", {"loss": math.nan})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("half", ["", '{"run": 2', '{"run": 2}'])
+def test_half_a_line_is_passed_over_and_then_cut_off(tmp_path, half):
+    file = tmp_path / "ledger.jsonl"
+    files.append_json(file, {"run": 1})
+    with file.open("a") as handle:
+        handle.write(half)
+    files.append_json(file, {"run": 3})
+    assert file.read_text() == '{"run": 1}\n{"run": 3}\n'
+    file.write_text('{"run": 1}\n{"ru')
+    assert files.read_lines(file) == [{"run": 1}]
 
 
 def test_a_broken_json_file_is_named(tmp_path):

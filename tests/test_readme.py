@@ -67,16 +67,18 @@ def test_a_block_is_replaced_and_an_unknown_one_is_an_error():
         readme.fill(text, {"x": "1"})
 
 
-def test_the_result_table_is_read_off_the_recorded_files(tmp_path, monkeypatch):
+def test_the_verdicts_are_read_off_the_recorded_files(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
     assert "No full run" in readme.result_table()
-    for preset, seed, rank1 in [("tiny", 0, 0.5), ("tiny", 1, 0.7), ("quick", 0, 0.1)]:  # quick is not shown
-        metrics = {"rank1": rank1, "mAP": 0.25}
-        paper = {"rank1": 0.953, "mAP": 0.887, "table": "Table 2"}
-        result = runs.Result("03", preset, "lin", seed, {}, metrics, seconds=1.0, peak_memory=1, paper=paper)
+    runs_made = [("tiny", "softmax", 0, 0.5), ("tiny", "neck", 0, 0.7), ("quick", "softmax", 0, 0.1)]
+    for preset, variant, seed, ap in runs_made:  # quick is not shown
+        per_query = {"pid": [1, 2], "ap": [ap, ap]}
+        metrics = {"rank1": 0.5, "mAP": ap}
+        result = runs.Result("02", preset, variant, seed, {}, metrics, seconds=1.0, peak_memory=1, per_query=per_query)
         runs.save_result(result, tmp_path)
-    (row,) = readme.result_table().splitlines()[2:]
-    assert row == "| 03 | tiny | lin | 2 | 60.0 ± 14.1 | 25.0 ± 0.0 | 95.3 / 88.7 (Table 2) |"
+    title, _, _, _, row = readme.result_table().splitlines()
+    assert title == "Notebook 02, preset `tiny`:"
+    assert "a BN neck helps" in row and "+20.0" in row and "one seed: no verdict" in row
 
 
 def test_times_are_read_off_the_record(tmp_path, monkeypatch):

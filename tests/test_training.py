@@ -351,8 +351,7 @@ SCRIPT = textwrap.dedent(
             yield {"fit": (y - memory.table).square().mean() + y.mean()}
             memory.table = 0.9 * memory.table + 0.1 * y.detach().mean(0)
         kept = checkpoints
-        where = {"part": (kept, "save_file"), "state": (kept.torch, "save"), "rename": (kept.os, "rename"),
-                 "tidy": (kept.shutil, "rmtree")}
+        where = {"file": (kept.files, "write_bytes"), "rename": (kept.os, "rename"), "tidy": (kept.shutil, "rmtree")}
         if kill.split()[0:1] and kill.split()[0] in where:
             module, name = where[kill.split()[0]]
             setattr(module, name, dies_at(getattr(module, name), int(kill.split()[1])))
@@ -380,7 +379,7 @@ def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_never_killed(tmp
     expected, history = train(tmp_path / "whole")
     # before the first checkpoint; between its files; before it is switched on; after that, before the old one goes
     (tmp_path / "killed").mkdir()
-    moments = {"step 2": 0, "state 1": 0, "step 5": 1, "rename 1": 1, "tidy 2": 2}  # and the epochs found afterwards
+    moments = {"step 2": 0, "file 2": 0, "step 5": 1, "rename 1": 1, "tidy 2": 2}  # and the epochs found afterwards
     command = [sys.executable, script, tmp_path / "killed", *moments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.splitlines() == [f"{kill} {signal.SIGKILL:d} {epochs}" for kill, epochs in moments.items()]

@@ -7,14 +7,13 @@ A block stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; nobody typ
 
 import argparse
 import re
-import statistics
 import sys
 from pathlib import Path
 
 import nbformat
 
 from front import ROOT, code_lines, front, library_files, notebook_paths
-from reidkit import files, runs
+from reidkit import files, runs, tables
 
 RESULTS = ROOT / "figures" / "results"
 BLOCK = re.compile(r"(<!-- begin:(\w+) -->)(\n?).*?(<!-- end:\2 -->)", re.S)
@@ -85,35 +84,14 @@ def notebook_table() -> str:
 
 
 def result_table() -> str:
-    """One row per recorded variant: how many seeds, rank-1 and mAP with their spread, what the paper says."""
-    recorded: dict[tuple, list[runs.Result]] = {}
-    for result in runs.load_results(folder=RESULTS):
-        if result.preset != "quick":  # a quick run compares nothing
-            recorded.setdefault((result.notebook, result.preset, result.variant), []).append(result)
-    if not recorded:
-        return "No full run is recorded yet."
-    rows = [
-        "| notebook | data | variant | seeds | rank-1 | mAP | paper, on its own data |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for (notebook, preset, variant), results in recorded.items():
-        rank1, mean_ap = (spread([result.metrics[key] for result in results]) for key in ("rank1", "mAP"))
-        cells = [notebook, preset, variant, str(len(results)), rank1, mean_ap, paper(results[0].paper)]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def spread(fractions: list[float]) -> str:
-    """Percent: the mean, and the standard deviation over seeds where there are several."""
-    percent = [100 * fraction for fraction in fractions]
-    deviation = f" ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else ""
-    return f"{statistics.mean(percent):.1f}{deviation}"
-
-
-def paper(said: dict) -> str:
-    """The paper's rank-1 and mAP in percent and the table they stand in, where there are any."""
-    numbers = [f"{100 * said[key]:.1f}" for key in ("rank1", "mAP") if key in said]
-    return f"{' / '.join(numbers)} ({said['table']})" if numbers else "–"
+    """The verdicts: for each recorded study, what was claimed, by whom, and what the runs say."""
+    studies = sorted({(r.notebook, r.preset) for r in runs.load_results(folder=RESULTS) if r.preset != "quick"})
+    parts = []
+    for notebook, preset in studies:
+        rows = [row for row in tables.effects(notebook, preset, folder=RESULTS) if row["verdict"] != tables.NOT_RUN]
+        if rows:
+            parts.append(f"Notebook {notebook}, preset `{preset}`:\n\n{tables.text(rows, markdown=True)}")
+    return "\n\n".join(parts) or "No full run is recorded yet."
 
 
 def line_count() -> str:

@@ -26,9 +26,13 @@ class ResNet(torchvision.models.ResNet):
         dim: channels of the feature map.
     """
 
-    def __init__(self, block: type[nn.Module], depths: list[int], *, last_stride: int = 1, **options):
+    def __init__(
+        self, block: type[nn.Module], depths: list[int], *, last_stride: int = 1, last_relu: bool = True, **options
+    ):
         super().__init__(block, depths, num_classes=1, **options)
         del self.avgpool, self.fc
+        if not last_relu:
+            _drop_last_relu(self.layer4[-1])
         self.dim = 512 * block.expansion
         _check_stride(last_stride)
         for conv in self.layer4[0].modules():
@@ -158,7 +162,7 @@ class SmallResNet(nn.Module):
         dim: channels of the feature map.
     """
 
-    def __init__(self, *, width: int = 32, last_stride: int = 1):
+    def __init__(self, *, width: int = 32, last_stride: int = 1, last_relu: bool = True):
         super().__init__()
         _check_stride(last_stride)
         self.conv1 = nn.Conv2d(3, width, 5, stride=2, padding=2, bias=False)
@@ -169,6 +173,8 @@ class SmallResNet(nn.Module):
         self.layer3 = _basic_block(2 * width, 4 * width, 2)
         self.layer4 = _basic_block(4 * width, 8 * width, last_stride)
         self.dim = 8 * width
+        if not last_relu:
+            _drop_last_relu(self.layer4)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -186,32 +192,50 @@ def _basic_block(inputs: int, outputs: int, stride: int) -> BasicBlock:
     return BasicBlock(inputs, outputs, stride, shortcut)
 
 
+class _OpenBasicBlock(BasicBlock):
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
+        u = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return u + (x if self.downsample is None else self.downsample(x))
+
+
+class _OpenBottleneck(Bottleneck):
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
+        u = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        return self.bn3(self.conv3(u)) + (x if self.downsample is None else self.downsample(x))
+
+
+def _drop_last_relu(block: BasicBlock | Bottleneck) -> None:
+    """Let a block end with its sum, as MAR does: a feature then has numbers of both signs. No tensor changes."""
+    block.__class__ = _OpenBasicBlock if isinstance(block, BasicBlock) else _OpenBottleneck
+
+
 def _check_stride(last_stride: int) -> None:
     if last_stride not in (1, 2):
         raise ValueError(f"last_stride is 1 (a feature map twice as large) or 2, not {last_stride}.")
 
 
-def resnet50(*, last_stride: int = 1) -> ResNet:
+def resnet50(*, last_stride: int = 1, last_relu: bool = True) -> ResNet:
     """Make ResNet-50: 23.5 million parameters, dim 2048.
 
     Args:
         last_stride: of the last stage; 1 gives a 16x8 map for 256x128 images, 2 the usual 8x4.
+        last_relu: False leaves out the very last ReLU, as MAR does (ledger D3.9).
 
     Source: K. He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (torchvision's, stride in the 3x3).
 
     >>> with torch.device("meta"): resnet50()(torch.empty(1, 3, 256, 128)).shape
     torch.Size([1, 2048, 16, 8])
     """
-    return ResNet(Bottleneck, [3, 4, 6, 3], last_stride=last_stride)
+    return ResNet(Bottleneck, [3, 4, 6, 3], last_stride=last_stride, last_relu=last_relu)
 
 
-def resnet34(*, last_stride: int = 1) -> ResNet:
+def resnet34(*, last_stride: int = 1, last_relu: bool = True) -> ResNet:
     """Make ResNet-34: 21.3 million parameters, dim 512; arguments and source as in `resnet50`.
 
     >>> with torch.device("meta"): resnet34()(torch.empty(1, 3, 256, 128)).shape
     torch.Size([1, 512, 16, 8])
     """
-    return ResNet(BasicBlock, [3, 4, 6, 3], last_stride=last_stride)
+    return ResNet(BasicBlock, [3, 4, 6, 3], last_stride=last_stride, last_relu=last_relu)
 
 
 def resnet50_ibn_a(*, last_stride: int = 1) -> ResNet:
@@ -268,17 +292,18 @@ def densenet121(*, last_stride: int = 1) -> DenseNet:
     return DenseNet(last_stride=last_stride)
 
 
-def small_resnet(*, width: int = 32, last_stride: int = 1) -> SmallResNet:
+def small_resnet(*, width: int = 32, last_stride: int = 1, last_relu: bool = True) -> SmallResNet:
     """Make the small residual network: 1.2 million parameters at width 32, dim 8 x width.
 
     Args:
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
         last_stride: of the last stage; 1 gives an 8x4 map for 128x64 images.
+        last_relu: as in `resnet50`.
 
     >>> small_resnet(width=8)(torch.zeros(1, 3, 128, 64)).shape
     torch.Size([1, 64, 8, 4])
     """
-    return SmallResNet(width=width, last_stride=last_stride)
+    return SmallResNet(width=width, last_stride=last_stride, last_relu=last_relu)
 
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
@@ -334,8 +359,10 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     try:
         safe = path.suffix == ".safetensors"
         found = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader has errors of its own, and each means the same here
-        raise ValueError(f"{path} is not a readable file of weights ({type(error).__name__}: {error}).") from error
+    except Exception:  # each reader has errors of its own, with advice of its own; what to do is the same
+        raise ValueError(
+            f"{path} is not a readable file of weights: it is damaged, or holds more than tensors, and nothing was run."
+        ) from None
     found = found.get("state_dict", found) if isinstance(found, Mapping) else {}
     if not found or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise ValueError(f"{path} does not hold named tensors; save a state_dict.")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Output(NamedTuple):
@@ -69,6 +70,40 @@ class NoNeck(nn.Module):
         return Output(feature, feature, self.classifier(feature))
 
 
+class Agents(nn.Module):
+    r"""Reference persons as unit vectors: $e = f / \|f\|$, $z_k = s \cos(e, a_k)$.
+
+    The classifier's rows are compared by direction only, so that after the training each can stand for its person (an
+    agent): a stranger is described by how much he is like each of them.
+
+    Args:
+        dim: length of the feature, d.
+        num_pids: number of reference persons, C.
+        scale: s, what the cosines are multiplied by.
+
+    Source: H.-X. Yu et al., Unsupervised Person Re-identification by Soft Multilabel Learning, CVPR 2019, eq. 1 and 7;
+    s as in the released code.
+
+    >>> embedding = Agents(8, 5)(torch.randn(4, 8)).embedding
+    >>> torch.allclose(embedding.norm(dim=1), torch.ones(4))
+    True
+    """
+
+    def __init__(self, dim: int, num_pids: int, *, scale: float = 30.0):
+        super().__init__()
+        self.classifier, self.scale = _classifier(dim, num_pids), scale
+
+    @property
+    def agents(self) -> Float[Tensor, "c d"]:
+        """The reference persons, unit rows."""
+        return F.normalize(self.classifier.weight)
+
+    def forward(self, feature: Float[Tensor, "n d"]) -> Output:
+        """Scale to unit length and compare with every agent."""
+        embedding = F.normalize(feature)
+        return Output(feature, embedding, self.scale * embedding @ self.agents.T)  # [agents]
+
+
 def _classifier(dim: int, num_pids: int) -> nn.Linear:
     if num_pids < 1:
         raise ValueError(f"num_pids is the number of training identities, at least 1, not {num_pids}.")
@@ -77,7 +112,7 @@ def _classifier(dim: int, num_pids: int) -> nn.Linear:
     return linear
 
 
-NECKS = {"bn": BNNeck, "none": NoNeck}
+NECKS = {"bn": BNNeck, "none": NoNeck, "agents": Agents}
 
 
 class ReID(nn.Module):
@@ -89,7 +124,7 @@ class ReID(nn.Module):
     Args:
         backbone: images (n, 3, h, w) to feature maps (n, d, h', w'), with d as its attribute `dim`.
         num_pids: number of training identities, C.
-        neck: "bn" (`BNNeck`) or "none" (`NoNeck`).
+        neck: "bn" (`BNNeck`), "none" (`NoNeck`) or "agents" (`Agents`).
 
     Raises:
         ValueError: another neck, or fewer than one identity.

@@ -5,43 +5,63 @@ are those that Ranked_Person_ReID released.
 """
 
 import functools
-import hashlib
-import json
-import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from reidkit import runs
-from reidkit.data.images import Augment, Images, identity_labels
-from reidkit.data.samplers import Batches, PKSampler, PlainSampler, Sample
-from reidkit.embed import Embeddings, embed
+from reidkit.data.samplers import Sample
 from reidkit.losses.triplet import batch_hard_triplet_loss
-from reidkit.metrics.retrieval import Ranking, evaluate
-from reidkit.models.backbones import BACKBONES, load_weights
 from reidkit.models.heads import ReID
-from reidkit.recipes.sources import load_data
-from reidkit.runs import Result, Variant
-from reidkit.training import Cycle, Schedule, fit, warmup_cosine, warmup_steps
+from reidkit.recipes.supervised import run_supervised
+from reidkit.runs import Effect, Result, Variant
 
 NOTEBOOK = "02"
+KNOBS = {  # of the world: a value that is easier than the default, and one that is harder
+    "camera_colour": (0, 2),
+    "light": (0, 2),
+    "view": (0, 56),
+    "occluders": (0, 0.44),
+    "box": (0, 2),
+    "resolution": (0.5, 2),
+    "look_alikes": (0, 0.9),
+}
 VARIANTS = {
     # a ladder: each rung adds one thing to the rung before
     "softmax": Variant("softmax", {"neck": "none", "label_smoothing": 0.0, "erase": 0.0}),
     "neck": Variant("+ BN neck", {"label_smoothing": 0.0, "erase": 0.0}),
     "smoothing": Variant("+ label smoothing", {"erase": 0.0}),
-    "default": Variant("+ random erasing", {}),
+    "default": Variant("+ random erasing (default)", {}),
     # and what changes one thing in the default
     "triplet": Variant("default + triplet", {"triplet_weight": 1.0}),
     "last_stride_2": Variant("default, last stride 2", {"last_stride": 2}),
     "plain_batches": Variant("default, plain batches", {"sampler": "plain"}),
+    "reference": Variant("default, from the reference weights", {"weights": "reference"}),
     "untrained": Variant("default, not trained", {"epochs": 0}),
+    # one knob of the world turned to either side
+    **{
+        f"{knob}_{way}": Variant(f"{knob} = {value}", {"knobs": f"{knob}={value}"})
+        for knob, values in KNOBS.items()
+        for way, value in zip(("easy", "hard"), values, strict=True)
+    },
 }
+STUDIES = {  # groups of variants that are run together
+    "tricks": tuple(name for name in VARIANTS if name.rpartition("_")[0] not in KNOBS),
+    "knobs": ("default", *(name for name in VARIANTS if name.rpartition("_")[0] in KNOBS)),
+}
+LUO = "Luo et al. 2019"
+EFFECTS = (
+    Effect("neck", "softmax", "a BN neck helps", LUO),
+    Effect("smoothing", "neck", "label smoothing helps", LUO),
+    Effect("default", "smoothing", "random erasing helps", LUO),
+    Effect("default", "softmax", "the three tricks together help", LUO),
+    Effect("triplet", "default", "the triplet loss helps", LUO),
+    Effect("default", "last_stride_2", "last stride 1 helps", LUO),
+    Effect("default", "plain_batches", "PK batches help even softmax"),
+    Effect("reference", "default", "a start from the reference weights helps"),
+)
 
 
 def training_step(
@@ -66,130 +86,14 @@ def run(
     seed: int = 0,
     data_root: str = "",
     weights: str = "",
-    checkpoint: str | Path = "",
-    progress: bool = True,
-    **overrides: int | float | str | bool,
+    **options: int | float | str | bool | Path,
 ) -> Result:
-    """Train one variant, embed query and gallery, and evaluate; a killed call is continued by the next equal one.
-
-    Args:
-        variant: a key of `VARIANTS`.
-        preset: "quick", "tiny", "world" or "market1501".
-        seed: of everything that is random in the training.
-        data_root: the folder that holds the archives.
-        weights: safetensors to start the backbone from.
-        checkpoint: folder for the state of the training, which is then kept; by default it is one under `runs` that is
-            removed when the run is done.
-        progress: show bars, and a line an epoch.
-        overrides: other parameters of the preset by name; what the variant is about wins over them.
-
-    Returns:
-        The result; in `objects` are data, model, history, query and gallery (embeddings) and ranking.
-
-    Raises:
-        ValueError: an unknown variant, preset or parameter; the nearest is named.
-    """
-    paths = {name: path for name, path in (("data_root", data_root), ("weights", weights)) if path}
-    params = runs.settings(NOTEBOOK, preset, VARIANTS, variant, {"seed": seed, **paths, **overrides})
-    start = time.perf_counter()
-    data = load_data(params, progress=progress)
-    runs.seed(seed)
-    model = build_model(params, identity_labels(data.train.pids)[1])
-    folder = Path(checkpoint or checkpoint_folder(variant, params))
-    history = fit(
-        model,
-        build_batches(params, data.train),
-        build_step(params),
-        epochs=params["epochs"],
-        optimizers=build_optimizer(params, model),
-        schedules=build_schedule(params),
-        checkpoint=folder,
-        precision=params["precision"],
-        progress=progress,
-    )
-    query, gallery = (embed(model, part, precision=params["precision"], progress=progress) for part in data[2:])
-    ranking, metrics = measure(query, gallery)
-    if not checkpoint:
-        shutil.rmtree(folder, ignore_errors=True)
-    return Result(
-        NOTEBOOK,
-        preset,
-        variant,
-        seed,
-        params,
-        metrics,
-        seconds=round(time.perf_counter() - start, 2),
-        peak_memory=runs.peak_memory(),
-        per_query={"pid": query.pids.cpu()[ranking.valid].tolist(), "ap": ranking.ap.tolist()},
-        objects={
-            "data": data,
-            "model": model,
-            "history": history,
-            "query": query,
-            "gallery": gallery,
-            "ranking": ranking,
-        },
-    )
-
-
-def build_model(params: Mapping[str, Any], num_pids: int) -> ReID:
-    """The network of `params`, on the GPU if there is one, started from weights if any are named."""
-    backbone = runs.choose("backbone", params["backbone"], BACKBONES)(last_stride=params["last_stride"])
-    if params["weights"]:
-        load_weights(backbone, runs.ROOT / params["weights"])
-    return ReID(backbone, num_pids, neck=params["neck"]).to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def build_batches(params: Mapping[str, Any], images: Images) -> Batches | Cycle:
-    """Augmented batches of the training images: p identities x k images, or as many of anybody."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    images, labels = images.to(device), identity_labels(images.pids)[0]
-    p, k, seed = params["p"], params["k"], params["seed"]
-    samplers = {
-        "pk": lambda: PKSampler(labels, p=p, k=k, seed=seed),
-        "plain": lambda: PlainSampler(len(labels), batch_size=p * k, seed=seed),
-    }
-    sampler = runs.choose("sampler", params["sampler"], samplers)()
-    batches = Batches(images, labels, sampler, Augment(erase=params["erase"]), seed=seed, device=device)
-    return Cycle(batches, params["steps_per_epoch"]) if params["steps_per_epoch"] else batches
-
-
-def build_optimizer(params: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """Adam over all that learns; the weight decay is L2 and spares nothing, as in the released code."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(learning, lr=params["lr"], weight_decay=params["weight_decay"])
-
-
-def build_schedule(params: Mapping[str, Any]) -> Schedule:
-    """ "steps", the released recipe's, or "cosine", for a training of any length."""
-    schedules = {
-        "steps": lambda: warmup_steps(offset=params["lr_index_offset"]),
-        "cosine": lambda: warmup_cosine(params["epochs"]),
-    }
-    return runs.choose("schedule", params["schedule"], schedules)()
+    """Train and evaluate one variant; arguments, result and errors are those of `supervised.run_supervised`."""
+    paths = {"data_root": data_root, "weights": weights}
+    return run_supervised(NOTEBOOK, VARIANTS, build_step, variant, preset=preset, seed=seed, **paths, **options)
 
 
 def build_step(params: Mapping[str, Any]) -> Callable:
     """`training_step` with the weights that `params` give its terms."""
     names = ("label_smoothing", "triplet_weight", "triplet_margin")
     return functools.partial(training_step, **{name: params[name] for name in names})
-
-
-def measure(query: Embeddings, gallery: Embeddings) -> tuple[Ranking, dict[str, Any]]:
-    """Rank the gallery for each query: CMC, and mAP in the three conventions papers use without saying which.
-
-    Returns:
-        The ranking, and metrics as a result records them: fractions and counts.
-    """
-    sides = (query.x, gallery.x, query.pids, query.camids, gallery.pids, gallery.camids)
-    ranking = evaluate(*sides, ap="mean")
-    metrics = {f"rank{k}": float(ranking.cmc[k - 1]) for k in (1, 5, 10, 20)}
-    metrics |= {"mAP": float(ranking.mAP), "mINP": float(ranking.mINP), "ap": "mean"}
-    metrics |= {f"mAP_{ap}": float(evaluate(*sides, ap=ap).mAP) for ap in ("trapezoid", "mar")}
-    return ranking, metrics | {"n_query": len(query.x), "n_valid": len(ranking.ap), "n_gallery": len(gallery.x)}
-
-
-def checkpoint_folder(variant: str, params: Mapping[str, Any]) -> Path:
-    """Where a run keeps its state: another code or another parameter gives another folder."""
-    digest = hashlib.sha256(json.dumps([params, runs.code_hash()], sort_keys=True).encode()).hexdigest()[:12]
-    return runs.ROOT / "runs" / f"{NOTEBOOK}.{params['preset']}.{variant}.{params['seed']}.{digest}"

@@ -144,6 +144,17 @@ def test_the_small_network_is_small():
         assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
 
 
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "small_resnet"])
+def test_without_its_last_relu_a_network_is_the_same_but_for_the_sign(name):
+    make = BACKBONES[name]
+    usual, opened = make(), make(last_relu=False)
+    opened.load_state_dict(usual.state_dict())
+    images = torch.randn(2, 3, 64, 32)
+    maps = opened.eval()(images)
+    assert (maps < 0).any()
+    torch.testing.assert_close(maps.relu(), usual.eval()(images))
+
+
 def test_densenet_ends_with_a_relu():
     with torch.no_grad():
         assert BACKBONES["densenet121"]()(torch.randn(2, 3, 64, 32)).min() == 0

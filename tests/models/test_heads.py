@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reidkit.models.backbones import small_resnet
-from reidkit.models.heads import BNNeck, NoNeck, Output, ReID
+from reidkit.models.heads import Agents, BNNeck, NoNeck, Output, ReID
 
 
 @pytest.fixture
@@ -29,6 +29,16 @@ def test_the_neck_equals_its_formula():
     running = 0.1 * mean, 0.9 + 0.1 * feature.var(0)
     expected = neck.bn.weight * (feature - running[0]) / (running[1] + 1e-5).sqrt()
     torch.testing.assert_close(neck.eval()(feature).embedding, expected)
+
+
+def test_agents_compare_directions_only():
+    head, feature = Agents(7, 5, scale=20).double(), torch.randn(9, 7).double()
+    output = head(feature)
+    cosines = torch.stack([torch.stack([f @ a / f.norm() / a.norm() for a in head.classifier.weight]) for f in feature])
+    torch.testing.assert_close(output.logits, 20 * cosines)
+    torch.testing.assert_close(output.embedding, feature / feature.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(head(3 * feature).logits, output.logits)
+    torch.testing.assert_close(head.agents.norm(dim=1), torch.ones(5).double())
 
 
 def test_the_shift_of_the_neck_stays_zero():
@@ -96,7 +106,7 @@ def test_weights_are_laid_out_channels_last():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="neck is one of bn, none, not 'bnn'"):
+    with pytest.raises(ValueError, match="neck is one of bn, none, agents, not 'bnn'"):
         reid(neck="bnn")
     with pytest.raises(ValueError, match="num_pids is the number of training identities, at least 1, not 0"):
         ReID(small_resnet(width=4), 0)

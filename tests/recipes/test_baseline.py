@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,7 +18,7 @@ from reidkit.data.samplers import Sample
 from reidkit.losses.triplet import batch_hard_triplet_loss
 from reidkit.models.backbones import small_resnet
 from reidkit.models.heads import ReID
-from reidkit.recipes import baseline, sources
+from reidkit.recipes import sources, supervised
 from reidkit.recipes.baseline import VARIANTS, run, training_step
 
 FEW = {"epochs": 2, "steps_per_epoch": 2, "p": 3, "k": 2, "height": 32, "width": 16, "dataset": "market1501"}
@@ -45,11 +46,14 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch, archive):
-    """Checkpoints go to a scratch folder, and the backbone is thin."""
+    """Checkpoints go to a scratch folder, and the backbone is thin; so are the reference weights there."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     thin = functools.partial(small_resnet, width=4)
-    monkeypatch.setitem(baseline.BACKBONES, "small_resnet", thin)
-    monkeypatch.setitem(baseline.BACKBONES, "resnet50", thin)
+    weights = sources.find_weights("reference")
+    weights.parent.mkdir(parents=True)
+    save_file(thin().state_dict(), weights)
+    monkeypatch.setitem(supervised.BACKBONES, "small_resnet", thin)
+    monkeypatch.setitem(supervised.BACKBONES, "resnet50", thin)
 
 
 def few(variant, archive, **changes):
@@ -111,7 +115,7 @@ def test_a_seed_decides_everything(archive):
 
 def test_a_killed_run_goes_on(archive, monkeypatch):
     whole = few("default", archive)
-    trained = baseline.fit
+    trained = supervised.fit
 
     class Killed(BaseException):
         pass
@@ -131,12 +135,12 @@ def test_a_killed_run_goes_on(archive, monkeypatch):
 
         return trained(model, Dying(), *arguments, **options)
 
-    monkeypatch.setattr(baseline, "fit", killed_after_one_epoch)
+    monkeypatch.setattr(supervised, "fit", killed_after_one_epoch)
     with pytest.raises(Killed):
         few("default", archive)
     (folder,) = (runs.ROOT / "runs").glob("02.*")
     assert [path.name for path in folder.iterdir()] == ["epoch-00001"]
-    monkeypatch.setattr(baseline, "fit", trained)
+    monkeypatch.setattr(supervised, "fit", trained)
     resumed = few("default", archive)
     assert torch.equal(whole.objects["query"].x, resumed.objects["query"].x)
     assert resumed.metrics == whole.metrics
@@ -149,7 +153,9 @@ def test_a_named_checkpoint_is_kept(archive, tmp_path):
 
 def test_another_parameter_has_another_checkpoint():
     params = runs.preset("02", "quick")
-    folders = {baseline.checkpoint_folder("default", params | change) for change in ({}, {"lr": 0.1}, {"seed": 1})}
+    folders = {
+        supervised.checkpoint_folder("02", "default", params | change) for change in ({}, {"lr": 0.1}, {"seed": 1})
+    }
     assert len(folders) == 3
 
 
@@ -192,14 +198,14 @@ def test_the_backbone_starts_from_weights(archive, tmp_path):
     backbone = small_resnet(width=4)
     save_file({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}, tmp_path / "w.safetensors")
     params = runs.preset("02", "quick") | {"weights": "w.safetensors"}  # relative to the project's folder
-    model = baseline.build_model(params, 5)
+    model = supervised.build_model(params, 5)
     torch.testing.assert_close(model.backbone.state_dict(), backbone.state_dict())
 
 
 def test_the_optimizer_spares_nothing_that_learns():
     params = runs.preset("02", "quick")
-    model = baseline.build_model(params, 5)
-    (group,) = baseline.build_optimizer(params, model).param_groups
+    model = supervised.build_model(params, 5)
+    (group,) = supervised.build_optimizer(params, model).param_groups
     learning = {id(p) for p in model.parameters()} - {id(model.head.bn.bias)}
     assert {id(p) for p in group["params"]} == learning
     assert group["weight_decay"] == 5e-4 and group["lr"] == 2e-3
@@ -214,23 +220,31 @@ def test_a_city_is_drawn_where_the_data_are(monkeypatch, tmp_path, archive):
 
     monkeypatch.setattr(sources, "build_city", build_city)
     split = sources.open_split("duke", data_root=tmp_path / "mine", preset="tiny", city_seed=7, progress=False)
-    assert asked == [
-        (tmp_path / "mine" / "cities" / "duke-tiny-7", dict(city="duke", preset="tiny", seed=7, progress=False))
-    ]
+    plan = {"city": "duke", "preset": "tiny", "seed": 7, "progress": False}
+    assert asked == [(tmp_path / "mine" / "cities" / "duke-tiny-7", plan | {"knobs": {}})]
     assert split.num_pids == 5
     sources.open_split("market", progress=False)
     assert asked[1][0] == runs.ROOT / "data" / "cities" / "market-tiny-0"
 
 
-def test_an_archive_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"Market-1501-v15\.09\.15 does not exist; data/README.md"):
-        sources.open_split("market1501", data_root=tmp_path)
+def test_turned_knobs_are_another_city(monkeypatch, archive):
+    asked = []
+
+    def build_city(out, **options):
+        asked.append((out.name, options["knobs"]))
+        return archive / "market1501"
+
+    monkeypatch.setattr(sources, "build_city", build_city)
+    sources.open_split("market", knobs="light=2, occluders=0")
+    assert asked == [("market-tiny-0-light=2,occluders=0", {"light": 2.0, "occluders": 0.0})]
+    with pytest.raises(ValueError, match="knobs are written as light=2,occluders=0, not 'light'"):
+        sources.open_split("market", knobs="light")
 
 
 def test_data_come_decoded_at_the_size_of_the_parameters(archive):
     data = sources.load_data(runs.preset("02", "quick") | FEW | {"data_root": str(archive)}, progress=False)
     assert data.train.pixels.shape == (30, 3, 32, 16) and len(data.query) == 8 and len(data.gallery) == 20
     assert identity_labels(data.train.pids)[1] == data.split.num_pids == 5
-    batches = baseline.build_batches(runs.preset("02", "quick") | FEW, data.train)
+    batches = supervised.build_batches(runs.preset("02", "quick") | FEW, data.train)
     assert len(batches) == 2 and next(iter(batches)).images.shape == (6, 3, 32, 16)
-    assert isinstance(baseline.build_model(runs.preset("02", "quick"), 5), nn.Module)
+    assert isinstance(supervised.build_model(runs.preset("02", "quick"), 5), nn.Module)

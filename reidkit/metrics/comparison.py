@@ -1,0 +1,149 @@
+"""Is one method better than another? Paired differences over seeds, with an interval that knows how few they are."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Pair(NamedTuple):
+    """Two methods on the queries of one seed: same city, same order.
+
+    Attributes:
+        ours, theirs: (n,) one number a query, for example its average precision.
+        pids: (n,) the identity of each query.
+    """
+
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    pids: Sequence[float]
+
+
+class Comparison(NamedTuple):
+    """What `compare` found, in the unit of the numbers it was given.
+
+    Attributes:
+        difference: mean over seeds of the mean paired difference.
+        low, high: its interval; from one seed over identities alone.
+        spread: standard deviation over the seeds; nan from one seed.
+        seeds: how many.
+    """
+
+    difference: float
+    low: float
+    high: float
+    spread: float
+    seeds: int
+
+    @property
+    def visible(self) -> float:
+        """The smallest difference that these seeds could have told from none: half the interval."""
+        return (self.high - self.low) / 2
+
+    def verdict(self, direction: int = 1) -> str:
+        """Say how the difference stands to a paper's claim that it is above 0 (`direction` 1) or below (-1).
+
+        Returns:
+            "reproduces", "opposite", "no effect seen" (with what could have been seen), or "one seed: no verdict".
+
+        >>> Comparison(0.03, 0.01, 0.05, 0.01, 3).verdict(), Comparison(0.03, -0.01, 0.07, 0.02, 3).verdict()
+        ('reproduces', 'no effect seen (could have seen ≥ 4.0)')
+        """
+        if self.seeds < 2:
+            return "one seed: no verdict"
+        low, high = sorted((direction * self.low, direction * self.high))
+        if low > 0:
+            return "reproduces"
+        return "opposite" if high < 0 else f"no effect seen (could have seen ≥ {100 * self.visible:.1f})"
+
+
+def compare(
+    pairs: Sequence[Pair], *, shared: bool = False, n_boot: int = 1000, level: float = 0.95, seed: int = 0
+) -> Comparison:
+    r"""The mean paired difference, with an interval over seeds (Student's t) and over identities (bootstrap).
+
+    $$ \bar\Delta = \frac1S \sum_s \frac{1}{n_s} \sum_{q} (a_{sq} - b_{sq}) \tag{paired-difference} $$
+
+    Half the interval is $t_{S-1}\, s / \sqrt S$, with s the spread of the S differences: resampling a handful of seeds
+    would promise more than they can keep. Where each seed is a city of its own, that contains the luck of its people,
+    and the bootstrap over identities is only the least it may be; where all seeds are tested on the same people, their
+    luck comes on top (the root of the sum of squares).
+
+    Args:
+        pairs: one for each seed.
+        shared: whether all seeds were tested on the same people, as on a real archive.
+        n_boot: number of resamples.
+        level: share of such intervals that hold the true difference, in (0, 1).
+        seed: of the resampling.
+
+    Returns:
+        The comparison; from one seed the interval is over its identities alone.
+
+    Raises:
+        ValueError: no pair, or a pair whose rows differ in length.
+
+    Source: B. Efron, R. Tibshirani, An introduction to the bootstrap, 1993 (cluster bootstrap, paired).
+
+    >>> pair = Pair([0.5, 0.7], [0.4, 0.5], [1, 2])
+    >>> round(compare([pair, pair, pair]).difference, 3)
+    0.15
+    """
+    if not pairs:
+        raise ValueError("nothing to compare: no seed was run with both variants.")
+    groups = [_by_identity(pair) for pair in pairs]
+    means = np.array([totals.sum() / sizes.sum() for totals, sizes in groups])  # [paired-difference]
+    tail = (1 + level) / 2
+    again = np.mean([_resample(seed if shared else (seed, k), *group, n_boot) for k, group in enumerate(groups)], 0)
+    half = stats.norm.ppf(tail) * again.std()
+    if len(means) > 1:
+        over_seeds = stats.t.ppf(tail, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+        half = np.hypot(over_seeds, half) if shared else max(over_seeds, half)
+    spread = means.std(ddof=1) if len(means) > 1 else np.nan
+    mean = means.mean()
+    return Comparison(*(float(v) for v in (mean, mean - half, mean + half, spread)), len(means))
+
+
+def _by_identity(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the differences and number of the queries of each identity."""
+    ours, theirs, pids = (np.asarray(row, float) for row in pair)
+    if not len(ours) == len(theirs) == len(pids) > 0:
+        raise ValueError(f"rows of {len(ours)}, {len(theirs)} and {len(pids)} queries; a pair needs the same queries.")
+    _, identity = np.unique(pids, return_inverse=True)
+    return np.bincount(identity, ours - theirs), np.bincount(identity)
+
+
+def _resample(seed: int | tuple, totals: np.ndarray, sizes: np.ndarray, n_boot: int) -> np.ndarray:
+    """The mean difference when other identities had been drawn, `n_boot` times; the same ones for the same seed."""
+    share = np.full(len(sizes), 1 / len(sizes))
+    counts = np.random.default_rng(seed).multinomial(len(sizes), share, size=n_boot)
+    return counts @ totals / (counts @ sizes)
+
+
+def seeds_needed(effect: float, spread: float, *, power: float = 0.8, level: float = 0.95) -> int:
+    """How many paired seeds tell a difference of `effect` from none, when differences scatter by `spread`.
+
+    Args:
+        effect: the true mean difference, above 0.
+        spread: standard deviation of the difference over seeds, in the same unit.
+        power: chance to see the effect, in (0, 1).
+        level: of the two-sided t-interval that has to leave out 0.
+
+    Returns:
+        The smallest number, at least 2; at most 10,000.
+
+    Raises:
+        ValueError: `effect` or `spread` is not above 0.
+
+    Source: the noncentral t distribution of the paired t-test.
+
+    >>> seeds_needed(2.0, 1.0), seeds_needed(1.0, 1.0)
+    (5, 10)
+    """
+    if not effect > 0 or not spread > 0:
+        raise ValueError(f"effect and spread must be above 0, not {effect} and {spread}.")
+    for n in range(2, 10_000):
+        bar = stats.t.ppf((1 + level) / 2, n - 1)
+        if stats.nct.sf(bar, n - 1, effect / spread * np.sqrt(n)) >= power:
+            return n
+    return 10_000

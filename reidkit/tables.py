@@ -1,0 +1,142 @@
+"""Tables from recorded results and from nothing else: means with spread, paired differences with verdicts.
+
+Every function returns rows (dicts of text), which a notebook, the command line and README print alike.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from reidkit import runs
+from reidkit.metrics.comparison import Comparison, Pair, compare, seeds_needed
+from reidkit.recipes.sources import CITIES
+from reidkit.runs import Effect, Result
+from reidkit.studies import expand, recipe
+
+NOT_RUN = "not run yet"
+
+
+def ablation(
+    notebook: str,
+    preset: str,
+    variants: Sequence[str] = (),
+    *,
+    metrics: Sequence[str] = ("rank1", "rank5", "mAP"),
+    folder: str | Path = runs.RESULTS,
+) -> list[dict[str, str]]:
+    """One row a variant: what it changes, how many seeds, and each metric in percent as mean ± standard deviation.
+
+    Args:
+        notebook: "02" or "02_baseline".
+        preset: size of the runs.
+        variants: keys of the recipe's `VARIANTS` or `STUDIES`; all variants where left out.
+        metrics: keys of the recorded metrics.
+        folder: where the result files are.
+
+    >>> ablation("02", "quick", ["softmax"], folder="no/such/folder")[0]["mAP"]
+    'not run yet'
+    """
+    rows = []
+    for variant in expand(notebook, variants):
+        title, changes = recipe(notebook).VARIANTS[variant]
+        results = runs.load_results(notebook[:2], preset, variant, folder=folder)
+        changed = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "–"
+        row = {"variant": title, "changes": changed, "seeds": str(len(results))}
+        rows.append(row | {metric: _spread([100 * result.metrics[metric] for result in results]) for metric in metrics})
+    return rows
+
+
+def effects(
+    notebook: str, preset: str, sentences: Sequence[Effect] = (), *, folder: str | Path = runs.RESULTS
+) -> list[dict[str, str]]:
+    """One row a claim: the paired difference of mAP in points, its 95 % interval, and the verdict.
+
+    Args:
+        notebook: "02" or "02_baseline".
+        preset: size of the runs.
+        sentences: what is claimed; the recipe's `EFFECTS` where left out.
+        folder: where the result files are.
+    """
+    rows = []
+    for effect in sentences or recipe(notebook).EFFECTS:
+        found = difference(notebook, preset, effect.variant, effect.against, folder=folder)
+        titles = [recipe(notebook).VARIANTS[name].title for name in (effect.variant, effect.against)]
+        row = {"claim": effect.says, "who says so": effect.source or "our question", "compared": " − ".join(titles)}
+        if found is None:
+            rows.append(row | {"mAP, points": NOT_RUN, "95 % interval": "", "seeds": "0", "verdict": NOT_RUN})
+            continue
+        points = {
+            "mAP, points": f"{100 * found.difference:+.1f}",
+            "95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
+            "seeds": str(found.seeds),
+        }
+        verdict = found.verdict(effect.direction)
+        rows.append(row | points | {"verdict": verdict if effect.source else verdict.replace("reproduces", "seen")})
+    return rows
+
+
+def power(
+    notebook: str, preset: str, *, points: Sequence[float] = (1, 2, 5), folder: str | Path = runs.RESULTS
+) -> list[dict[str, str]]:
+    """How many paired seeds each comparison needs to see a difference of so many points of mAP, 4 times in 5.
+
+    Comparisons of fewer than three seeds are left out: their spread is not known.
+    """
+    rows = []
+    for effect in recipe(notebook).EFFECTS:
+        found = difference(notebook, preset, effect.variant, effect.against, folder=folder)
+        if found is not None and found.seeds >= 3 and found.spread > 0:
+            row = {"compared": effect.says, "spread over seeds, points": f"{100 * found.spread:.1f}"}
+            rows.append(row | {f"+{p:g} mAP": f"{seeds_needed(p / 100, found.spread)} seeds" for p in points})
+    return rows
+
+
+def difference(
+    notebook: str, preset: str, variant: str, against: str, *, folder: str | Path = runs.RESULTS
+) -> Comparison | None:
+    """Compare two variants over the seeds that both have results for; None where there is none."""
+    ours, theirs = (
+        {result.seed: result for result in runs.load_results(notebook[:2], preset, name, folder=folder)}
+        for name in (variant, against)
+    )
+    seeds = sorted(ours.keys() & theirs.keys())
+    pairs = [_pair(ours[seed], theirs[seed]) for seed in seeds]
+    return compare(pairs, shared=not _own_cities(list(ours.values()))) if pairs else None
+
+
+def _pair(ours: Result, theirs: Result) -> Pair:
+    if ours.per_query["pid"] != theirs.per_query["pid"]:
+        raise ValueError(f"{ours.name} and {theirs.name} were not tested with the same queries; run one of them again.")
+    return Pair(ours.per_query["ap"], theirs.per_query["ap"], ours.per_query["pid"])
+
+
+def _own_cities(results: Sequence[Result]) -> bool:
+    """Whether each seed was tested on people of its own."""
+    drawn = [result.params["city_seed"] for result in results if result.params.get("dataset") in CITIES]
+    return len(set(drawn)) == len(results)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """ "51.2 ± 3.0", "51.2" from a single run, or that there is none."""
+    if not values:
+        return NOT_RUN
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def text(rows: Sequence[dict[str, str]], *, markdown: bool = False) -> str:
+    """Lay rows out in columns, or as a Markdown table.
+
+    >>> print(text([{"a": "1", "b": "22"}], markdown=True))
+    | a | b  |
+    |---|----|
+    | 1 | 22 |
+    """
+    if not rows:
+        return "nothing recorded yet"
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    lines = [[name.ljust(width) for name, width in widths.items()]]
+    lines += [[row[name].ljust(width) for name, width in widths.items()] for row in rows]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+    head, *body = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([head, "|" + "|".join("-" * (width + 2) for width in widths.values()) + "|", *body])

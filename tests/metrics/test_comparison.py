@@ -1,0 +1,99 @@
+"""Paired comparisons: the mean by hand, intervals that keep their promise, verdicts, and how many seeds are enough."""
+
+import numpy as np
+import pytest
+
+from reidkit.metrics.comparison import Comparison, Pair, compare, seeds_needed
+
+
+def drawn(rng, seeds, *, effect=0.0, between=1.0, within=3.0, shared=False, people=60):
+    """Pairs whose difference has a part of its own for each seed and each person."""
+    luck = rng.normal(0, within, (1 if shared else seeds, people))
+    rows = effect + rng.normal(0, between, (seeds, 1)) + luck
+    return [Pair(row, np.zeros(people), np.arange(people)) for row in rows]
+
+
+def test_the_difference_is_the_mean_over_seeds_of_the_mean_over_queries():
+    pairs = [Pair([0.5, 0.7, 0.9], [0.4, 0.7, 0.5], [1, 1, 2]), Pair([0.1], [0.4], [9])]
+    found = compare(pairs)
+    # seed 0: (0.1 + 0 + 0.4) / 3 = 1/6; seed 1: -0.3
+    assert found.difference == pytest.approx((1 / 6 - 0.3) / 2)
+    assert found.spread == pytest.approx(np.std([1 / 6, -0.3], ddof=1))
+    assert found.seeds == 2
+
+
+def test_the_interval_is_students_where_seeds_scatter_more_than_their_people():
+    pairs = [Pair([mean] * 4, [0] * 4, [1, 2, 3, 4]) for mean in (0.01, 0.02, 0.06)]
+    found = compare(pairs)
+    half = 4.302652729911275 * np.std([0.01, 0.02, 0.06], ddof=1) / np.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((0.03 - half, 0.03 + half))
+    assert found.visible == pytest.approx(half)
+
+
+def test_seeds_that_agree_by_luck_do_not_narrow_it_below_what_their_people_allow():
+    rng = np.random.default_rng(0)
+    rows = [row - row.mean() + 0.03 for row in rng.normal(0, 0.3, (3, 50))]
+    found = compare([Pair(row, np.zeros(50), np.arange(50)) for row in rows])
+    by_people = 1.96 * 0.3 / np.sqrt(50) / np.sqrt(3)
+    assert found.visible == pytest.approx(by_people, rel=0.15)
+
+
+def test_the_same_people_for_all_seeds_are_not_averaged_away():
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0, 0.3, 50)
+    pairs = [Pair(luck, np.zeros(50), np.arange(50))] * 3
+    assert compare(pairs, shared=True).visible == pytest.approx(1.96 * luck.std() / np.sqrt(50), rel=0.1)
+    assert compare(pairs).visible < 0.65 * compare(pairs, shared=True).visible
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_without_an_effect_one_interval_in_twenty_or_fewer_leaves_out_zero(seeds, shared):
+    rng = np.random.default_rng(seeds)
+    found = [compare(drawn(rng, seeds, shared=shared), shared=shared, n_boot=200) for _ in range(200)]
+    assert np.mean([not c.low <= 0 <= c.high for c in found]) <= 0.085
+
+
+def test_one_seed_has_an_interval_over_its_people_and_no_verdict():
+    found = compare([Pair([0.9, 0.8, 0.9], [0.1, 0.2, 0.1], [1, 2, 3])])
+    assert found.low < found.difference < found.high and np.isnan(found.spread)
+    assert found.verdict() == "one seed: no verdict"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "verdict"),
+    [
+        (0.01, 0.03, 1, "reproduces"),
+        (0.01, 0.03, -1, "opposite"),
+        (-0.03, -0.01, -1, "reproduces"),
+        (-0.03, -0.01, 1, "opposite"),
+        (-0.01, 0.03, 1, "no effect seen (could have seen ≥ 2.0)"),
+        (-0.01, 0.03, -1, "no effect seen (could have seen ≥ 2.0)"),
+    ],
+)
+def test_the_verdict_compares_with_the_direction_that_was_claimed(low, high, direction, verdict):
+    assert Comparison((low + high) / 2, low, high, 0.01, 3).verdict(direction) == verdict
+
+
+def test_bad_pairs_are_named():
+    with pytest.raises(ValueError, match="no seed was run with both"):
+        compare([])
+    with pytest.raises(ValueError, match="rows of 2, 1 and 2 queries"):
+        compare([Pair([1, 2], [1], [1, 2])])
+
+
+@pytest.mark.parametrize("effect", [1.0, 2.0])
+def test_so_many_seeds_see_the_effect_four_times_in_five(effect):
+    n, rng = seeds_needed(effect, 1.0), np.random.default_rng(0)
+
+    def seen(n):
+        pairs = [drawn(rng, n, effect=effect, between=1.0, within=1e-6) for _ in range(300)]
+        return np.mean([compare(pair, n_boot=10).low > 0 for pair in pairs])
+
+    assert seen(n) > 0.74 > seen(max(2, n - 3))
+
+
+def test_no_number_of_seeds_is_told_for_nothing():
+    with pytest.raises(ValueError, match="must be above 0, not 0 and 1"):
+        seeds_needed(0, 1)
+    assert seeds_needed(1e-6, 1.0) == 10_000

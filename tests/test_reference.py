@@ -1,0 +1,38 @@
+"""The reference weights that come with the project: what they are, and that they are the ones that were measured."""
+
+import torch
+from safetensors.torch import load_file
+
+from reidkit import files, runs
+from reidkit.checkpoints import digest
+from reidkit.models.backbones import load_weights, small_resnet
+from reidkit.recipes import supervised
+from reidkit.recipes.sources import find_weights
+
+PATH = find_weights("reference")
+RECORD = files.read_json(runs.RESULTS / "reference.json")
+
+
+def test_the_file_is_the_one_that_was_measured_and_small():
+    assert digest(PATH) == RECORD["sha256"]
+    assert PATH.stat().st_size == RECORD["bytes"] <= 4_000_000
+
+
+def test_the_agents_are_directions_one_for_each_person():
+    agents = load_file(PATH)["classifier.weight"].float()
+    assert agents.shape == (RECORD["people"], small_resnet().dim)
+    torch.testing.assert_close(agents.norm(dim=1), torch.ones(len(agents)), atol=2e-3, rtol=0)
+
+
+def test_a_network_starts_from_them_by_name(capsys):
+    params = runs.preset("02", "tiny") | {"weights": "reference"}
+    model, fresh = supervised.build_model(params, 5), small_resnet()
+    load_weights(fresh, PATH)
+    assert "classifier.weight not used" in capsys.readouterr().out
+    for name, tensor in fresh.state_dict().items():
+        assert torch.equal(tensor, model.backbone.state_dict()[name]), name
+
+
+def test_they_find_people_they_have_never_seen():
+    """Measured by the command that made them, in cities that no experiment uses; chance is under one per cent."""
+    assert min(city["rank1"] for city in RECORD["direct transfer"].values()) > 0.1

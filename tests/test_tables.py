@@ -1,0 +1,85 @@
+"""Tables are made from result files alone; here the files are made by hand."""
+
+import pytest
+
+from reidkit import runs, tables
+from reidkit.recipes import baseline
+from reidkit.runs import Effect
+
+
+def record(folder, variant, seed, aps, *, pids=(1, 2, 3), dataset="market", rank1=0.5):
+    metrics = {"rank1": rank1, "rank5": 0.8, "mAP": sum(aps) / len(aps)}
+    params = {"dataset": dataset, "city_seed": seed}
+    per_query = {"pid": list(pids), "ap": list(aps)}
+    result = runs.Result("02", "tiny", variant, seed, params, metrics, 1.0, 1, per_query=per_query, provenance={})
+    runs.save_result(result, folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, shift in enumerate((0.0, 0.01, -0.01)):
+        record(tmp_path, "softmax", seed, [0.3 + shift, 0.4, 0.5], rank1=0.40)
+        record(tmp_path, "neck", seed, [0.4 + 2 * shift, 0.5, 0.6], rank1=0.50 + shift)
+    record(tmp_path, "smoothing", 0, [0.4, 0.4, 0.4])
+    return tmp_path
+
+
+def test_an_ablation_has_a_row_for_each_variant_run_or_not(folder):
+    rows = {row["variant"]: row for row in tables.ablation("02", "tiny", ["tricks"], folder=folder)}
+    assert len(rows) == len(baseline.STUDIES["tricks"])
+    assert rows["softmax"]["changes"] == "neck = none, label_smoothing = 0.0, erase = 0.0"
+    assert rows["+ BN neck"]["seeds"] == "3" and rows["+ BN neck"]["rank1"] == "50.0 ± 1.0"
+    assert rows["softmax"]["mAP"] == "40.0 ± 0.3"
+    assert rows["+ label smoothing"]["mAP"] == "40.0"  # one seed has no spread
+    assert rows["default + triplet"]["mAP"] == tables.NOT_RUN
+
+
+def test_effects_are_paired_differences_with_a_verdict(folder):
+    rows = {row["claim"]: row for row in tables.effects("02", "tiny", folder=folder)}
+    neck = rows["a BN neck helps"]
+    assert neck["mAP, points"] == "+10.0" and neck["seeds"] == "3" and neck["verdict"] == "reproduces"
+    assert neck["compared"] == "+ BN neck − softmax"
+    low, high = (float(bound) for bound in neck["95 % interval"].split(" to "))
+    assert 0 < low < 10 < high
+    assert rows["label smoothing helps"]["verdict"] == "one seed: no verdict"
+    assert rows["the triplet loss helps"]["verdict"] == tables.NOT_RUN
+
+
+def test_a_claim_the_other_way_round_is_opposed(folder):
+    claim = Effect("neck", "softmax", "the neck harms", direction=-1)
+    assert tables.effects("02", "tiny", [claim], folder=folder)[0]["verdict"] == "opposite"
+
+
+def test_a_question_of_ours_cannot_be_reproduced_only_seen(folder):
+    question = Effect("neck", "softmax", "the neck helps")
+    row = tables.effects("02", "tiny", [question], folder=folder)[0]
+    assert (row["who says so"], row["verdict"]) == ("our question", "seen")
+
+
+def test_runs_with_other_queries_are_not_compared(folder):
+    record(folder, "smoothing", 1, [0.4, 0.4], pids=(1, 2))
+    with pytest.raises(ValueError, match=r"02\.tiny\.smoothing\.1 and 02\.tiny\.neck\.1 were not tested with the same"):
+        tables.effects("02", "tiny", folder=folder)
+
+
+def test_seeds_of_one_archive_share_their_people(tmp_path):
+    for seed in range(3):
+        for kind, lift in (("softmax", 0), ("neck", 0.05)):
+            record(tmp_path, kind, seed, [0.3 + lift, 0.4 - lift, 0.5 + lift])
+            record(tmp_path / "real", kind, seed, [0.3 + lift, 0.4 - lift, 0.5 + lift], dataset="market1501")
+    drawn, real = (tables.difference("02", "tiny", "neck", "softmax", folder=f) for f in (tmp_path, tmp_path / "real"))
+    assert real.visible > 1.5 * drawn.visible
+
+
+def test_power_tells_the_seeds_of_comparisons_with_three_or_more(folder):
+    rows = tables.power("02", "tiny", folder=folder)
+    assert [row["compared"] for row in rows] == ["a BN neck helps"]
+    assert rows[0].keys() == {"compared", "spread over seeds, points", "+1 mAP", "+2 mAP", "+5 mAP"}
+    needed = [int(rows[0][f"+{points} mAP"].split()[0]) for points in (1, 2, 5)]
+    assert needed == sorted(needed, reverse=True) and needed[-1] >= 2
+
+
+def test_text_lays_out_columns():
+    rows = [{"name": "a", "mAP": "1.0"}, {"name": "bcdef", "mAP": "22.0"}]
+    assert tables.text(rows) == "name   mAP\na      1.0\nbcdef  22.0"
+    assert tables.text([]) == "nothing recorded yet"
