@@ -62,7 +62,8 @@ def run_supervised(
     paths = {name: path for name, path in (("data_root", data_root), ("weights", weights)) if path}
     params = runs.settings(notebook, preset, variants, variant, {"seed": seed, **paths, **overrides})
     start = time.perf_counter()
-    data = load_data(params, progress=progress)
+    trained_in, tested_in = domains(params)
+    data = load_data({**params, "dataset": trained_in}, progress=progress)
     runs.seed(seed)
     model = build_model(params, identity_labels(data.train.pids)[1])
     folder = Path(checkpoint or checkpoint_folder(notebook, variant, params))
@@ -77,8 +78,7 @@ def run_supervised(
         precision=params["precision"],
         progress=progress,
     )
-    other = params.get("test_dataset")  # across domains: trained here, tested there
-    tested = load_data({**params, "dataset": other}, progress=progress) if other else data
+    tested = data if tested_in == trained_in else load_data({**params, "dataset": tested_in}, progress=progress)
     query, gallery = (embed(model, part, precision=params["precision"], progress=progress) for part in tested[2:])
     ranking, metrics = measure(query, gallery)
     if not checkpoint:
@@ -102,6 +102,17 @@ def run_supervised(
             "ranking": ranking,
         },
     )
+
+
+def domains(params: Mapping[str, Any]) -> tuple[str, str]:
+    """The data sets to train in and to test in, by the parameters `dataset`, `other_dataset` and `domains`.
+
+    >>> domains({"dataset": "market", "other_dataset": "duke", "domains": "there"})
+    ('market', 'duke')
+    """
+    home, other = params["dataset"], params.get("other_dataset", "")
+    ways = {"home": (home, home), "there": (home, other), "back": (other, home)}
+    return runs.choose("domains", params.get("domains", "home"), ways)
 
 
 def build_model(params: Mapping[str, Any], num_pids: int) -> ReID:
