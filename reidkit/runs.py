@@ -30,6 +30,7 @@ from reidkit import files
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = Path(__file__).resolve().parent / "presets"
+PUBLISHED = Path(__file__).resolve().parent / "published"
 RESULTS = ROOT / "figures" / "results"
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -218,6 +219,18 @@ def settings(
     return params
 
 
+def published(notebook: str) -> dict[str, dict[str, Any]]:
+    """What a paper prints, by table and row: `table_of_variants` holds the rows that are variants of its recipe.
+
+    Empty where nothing was copied from the paper. Values are in percent, as printed.
+
+    >>> published("03")["table_of_variants"]["default"]["market"]
+    [88.9, 94.9]
+    """
+    path = PUBLISHED / f"{notebook[:2]}.yml"
+    return yaml.safe_load(path.read_text()) if path.exists() else {}
+
+
 def seed(n: int, threads: int = 1) -> None:
     """Seed Python, numpy and torch, and set the number of threads, on which the last bits of a training depend.
 
@@ -286,7 +299,7 @@ class Result:
         params: all parameters it ran with.
         metrics: fractions (`mAP`, `rank1`, ...), counts (`n_query`, `n_valid`, `n_gallery`), and `ap`, the convention.
         seconds, peak_memory: what it cost (bytes).
-        paper: the paper's values for the same row as fractions, and its `table`.
+        paper: what the paper prints for the same row (percent), and its `table`; from `published` when it is saved.
         per_query: `pid` and `ap` of each valid query, for intervals over identities.
         provenance: device, versions, commit, code.
         objects: what the run leaves in memory (model, embeddings, ...); never saved.
@@ -325,6 +338,7 @@ def save_result(result: Result, folder: str | Path = RESULTS) -> Path:
     values = dataclasses.asdict(dataclasses.replace(result, objects={}))
     del values["objects"]
     values["params"] = public(result.params)
+    values["paper"] = result.paper or published(result.notebook).get("table_of_variants", {}).get(result.variant, {})
     values["per_query"] = {name: " ".join(f"{v:.6g}" for v in row) for name, row in result.per_query.items()}
     path = Path(folder) / f"{result.name}.json"
     files.write_json(path, values | values.pop("provenance"))

@@ -3,7 +3,7 @@
 Every function returns rows (dicts of text), which a notebook, the command line and README print alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -43,6 +43,67 @@ def ablation(
         changed = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "–"
         row = {"variant": title, "changes": changed, "seeds": str(len(results))}
         rows.append(row | {metric: _spread([100 * result.metrics[metric] for result in results]) for metric in metrics})
+    return rows
+
+
+def beside_paper(
+    notebook: str,
+    preset: str,
+    variants: Sequence[str] = (),
+    *,
+    this_run: Mapping[str, Mapping[str, float]] | None = None,
+    metrics: Sequence[str] = ("mAP", "rank1", "rank5", "rank10", "rank20"),
+    folder: str | Path = runs.RESULTS,
+) -> list[dict[str, str]]:
+    """One row a variant: what the paper prints (mAP / rank-1), what is recorded, and what this run measured.
+
+    Args:
+        notebook: "03" or "03_ranking".
+        preset: size of the recorded runs.
+        variants: keys of the recipe's `VARIANTS` or `STUDIES`; all variants where left out.
+        this_run: variant -> metrics of a run of any size; rows without one say so by a dash.
+        metrics: keys of the recorded metrics, mean ± standard deviation over seeds, in percent.
+        folder: where the result files are.
+
+    >>> beside_paper("03", "quick", ["default"], folder="no/such/folder")[0]["paper, market"]
+    '88.9 / 94.9'
+    """
+    printed = runs.published(notebook).get("table_of_variants", {})
+    rows = []
+    for variant, row in zip(
+        expand(notebook, variants), ablation(notebook, preset, variants, metrics=metrics, folder=folder), strict=True
+    ):
+        del row["changes"]
+        paper = {f"paper, {city}": _map_and_rank1(printed.get(variant, {}).get(city)) for city in ("market", "duke")}
+        measured = (this_run or {}).get(variant)
+        here = [100 * measured["mAP"], 100 * measured["rank1"]] if measured else None
+        rows.append({"variant": row.pop("variant"), **paper, **row, "this run": _map_and_rank1(here)})
+    return rows
+
+
+def state_of_the_art(
+    notebook: str, preset: str, ours: Mapping[str, tuple[str, str]], *, folder: str | Path = runs.RESULTS
+) -> list[dict[str, str]]:
+    """One row a method of the paper's comparison, then our own, recorded at `preset`: mAP / rank-1 in percent.
+
+    Args:
+        notebook: "03" or "03_ranking".
+        preset: size of the recorded runs.
+        ours: title of a row -> variant, and ending of its metrics ("" or "_reranked").
+        folder: where the result files are.
+
+    >>> state_of_the_art("03", "quick", {})[0]["method"]
+    'SPReID'
+    """
+    rows = []
+    for method, row in runs.published(notebook)["state_of_the_art"].items():
+        cities = {f"paper, {city}": _map_and_rank1(row.get(city)) for city in ("market", "duke")}
+        rows.append({"method": method, "features": str(row["features"]), **cities, "recorded": ""})
+    for method, (variant, ending) in ours.items():
+        results = runs.load_results(notebook[:2], preset, variant, folder=folder)
+        parts = [_spread([100 * result.metrics[name + ending] for result in results]) for name in ("mAP", "rank1")]
+        recorded = " / ".join(parts) if results else NOT_RUN
+        rows.append({"method": method, "features": "1", "paper, market": "", "paper, duke": "", "recorded": recorded})
     return rows
 
 
@@ -102,6 +163,11 @@ def difference(
     seeds = sorted(ours.keys() & theirs.keys())
     pairs = [_pair(ours[seed], theirs[seed]) for seed in seeds]
     return compare(pairs, shared=not _own_cities(list(ours.values()))) if pairs else None
+
+
+def _map_and_rank1(percent: Sequence[float] | None) -> str:
+    """ "88.9 / 94.9", or a dash."""
+    return " / ".join(f"{value:.1f}" for value in percent) if percent else "–"
 
 
 def _pair(ours: Result, theirs: Result) -> Pair:

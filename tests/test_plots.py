@@ -62,6 +62,7 @@ def curve(n=12):
 
 XY = RNG.normal(size=(60, 2))
 LABELS = RNG.integers(0, 12, 60)
+SPHERE = np.column_stack([XY, XY[::-1, 0]])
 SCORES = (RNG.uniform(-0.5, 1, 60), LABELS % 5)
 LONG = "A finding so long that it must be wrapped: the ranked list helps most where cameras differ, and least at night"
 QUERY, GALLERY = people(3, [1, 2, 3], [0, 0, 0], (64, 32)), people(30, [1, 2, 3] * 10, [0, 1, 2, 3, 4] * 6, (64, 32))
@@ -92,6 +93,15 @@ FIGURES = {
     ),
     "feature_space": lambda title: plots.feature_space(
         {"t-SNE": XY, "UMAP": -XY}, identity=LABELS, camera=LABELS % 4, pseudo=LABELS[::-1].copy(), title=title
+    ),
+    "directions": lambda title: plots.directions(
+        {"flat": (XY, LABELS), "globe": (SPHERE, LABELS), "more": (XY, LABELS)}, title=title
+    ),
+    "maps_by_identity": lambda title: plots.feature_space(
+        {f"map {number}": XY for number in range(6)}, identity=LABELS, title=title
+    ),
+    "paired_scatter": lambda title: plots.paired_scatter(
+        [0.1, 0.5, 0.9], [0.3, 0.4, 0.9], names=("softmax", "Lin"), title=title
     ),
     "silhouettes": lambda title: plots.silhouettes({"before": SCORES, "after": SCORES, "later": SCORES}, title=title),
     "ranking_strip": lambda title: plots.ranking_strip(
@@ -427,6 +437,39 @@ def test_feature_space_refuses_labels_that_do_not_fit():
         plots.feature_space(XY, camera=[1, 2])
     with pytest.raises(ValueError, match="maps of the same points"):
         plots.feature_space({"a": XY, "b": XY[:5]}, camera=LABELS)
+
+
+def test_maps_with_one_kind_of_labels_stand_four_in_a_row():
+    fig = plots.feature_space({f"map {number}": XY for number in range(6)}, identity=LABELS)
+    assert [ax.get_title(loc="left") for ax in fig.axes] == [f"map {number}" for number in range(6)]
+    spec = fig.axes[5].get_subplotspec()
+    assert (spec.rowspan.start, spec.colspan.start) == (1, 1)
+
+
+def test_directions_keep_the_angles():
+    x = np.array([[3.0, 0], [0, 4.0], [0, 2.0]])
+    (ax,) = plots.directions({"a": (x, [5, 7, 7])}).axes
+    drawn = np.concatenate([dots.get_offsets() for dots in ax.collections])
+    assert np.allclose(drawn * np.linalg.norm(x[0]) / drawn[0, 0], x)  # one scale for all
+    ends = [line.get_xydata()[1] for line in ax.lines]
+    assert np.allclose(np.array(ends) / 1.05, [[1, 0], [0, 1]])
+    with pytest.raises(ValueError, match="have 4 dimensions; only 2 or 3"):
+        plots.directions({"a": (np.ones((3, 4)), [0, 0, 1])})
+
+
+def test_a_globe_shows_the_near_side_in_full_colour():
+    toward, away = [0.0, -1, 0], [0.0, 1, 0]
+    (ax,) = plots.directions({"a": ([toward, away], [0, 0])}).axes
+    pale, full = ax.collections
+    assert len(pale.get_offsets()) == len(full.get_offsets()) == 1
+    assert pale.get_offsets()[0, 1] > 0 > full.get_offsets()[0, 1]  # seen from above, what is near stands lower
+
+
+def test_a_paired_scatter_counts_both_sides():
+    fig = plots.paired_scatter([0.1, 0.2, 0.5, 0.5], [0.3, 0.4, 0.4, 0.5], names=("old", "new"))
+    assert texts(fig) == ["new better: 2", "old better: 1"]
+    with pytest.raises(ValueError, match="new has shape"):
+        plots.paired_scatter([0.1, 0.2], [0.3], names=("old", "new"))
 
 
 def test_silhouettes_show_every_score_and_the_mean():

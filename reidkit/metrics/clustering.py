@@ -50,6 +50,47 @@ def kmeans(x: Float[Array, "n d"], k: int, *, seed: int) -> Clusters:
     return Clusters(torch.from_numpy(found.labels_).long(), torch.from_numpy(found.cluster_centers_))
 
 
+class Angles(NamedTuple):
+    """Degrees: of each row to the mean direction of its label, and of each mean direction to the nearest other one."""
+
+    within: Float[Tensor, " n"]
+    between: Float[Tensor, " k"]
+
+
+@torch.no_grad()
+def angular_spread(x: Float[Array, "n d"], labels: Int[Array, " n"]) -> Angles:
+    r"""How compact groups of directions are, and how far apart.
+
+    $$ \mu_k \propto \sum_{y_i = k} \frac{x_i}{\|x_i\|}, \qquad \alpha_i = \angle(x_i, \mu_{y_i}), \qquad
+       \beta_k = \min_{l \ne k} \angle(\mu_k, \mu_l) \tag{angles} $$
+
+    Args:
+        x: (n, d) embeddings of any length.
+        labels: (n,) integers, of two or more groups.
+
+    Returns:
+        `Angles(within (n,), between (k,))` in degrees, 0 to 180, on the CPU.
+
+    Raises:
+        ValueError: `labels` does not fit `x`, or all labels are the same.
+
+    >>> angular_spread(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0, 1]))
+    Angles(within=tensor([0., 0., 0.]), between=tensor([90., 90.]))
+    """
+    x, labels = embedding_rows(x, "x").cpu().double(), torch.as_tensor(labels).cpu()
+    values, group = labels.unique(return_inverse=True)
+    if len(labels) != len(x) or len(values) < 2:
+        raise ValueError(f"{len(x)} rows and {len(labels)} labels of {len(values)} groups; angles need two groups.")
+    unit = torch.nn.functional.normalize(x)
+    mean = torch.nn.functional.normalize(unit.new_zeros(len(values), x.shape[1]).index_add(0, group, unit))
+
+    def degrees(cosine: Tensor) -> Tensor:
+        return cosine.clamp(-1, 1).acos().rad2deg().float()
+
+    others = (mean @ mean.T).fill_diagonal_(-1)
+    return Angles(degrees((unit * mean[group]).sum(1)), degrees(others.amax(1)))  # [angles]
+
+
 @torch.no_grad()
 def silhouette(x: Float[Array, "n d"], labels: Int[Array, " n"]) -> Float[Tensor, " n"]:
     r"""How much nearer each row is to its own cluster than to the next one.

@@ -107,6 +107,40 @@ def distance_histogram(
 
 
 @styled
+def paired_scatter(
+    theirs: Numbers, ours: Numbers, *, names: tuple[str, str], unit: str = "average precision of a query",
+    title: str = ""
+) -> Figure:  # fmt: skip
+    """Two methods on the same queries: a dot each, above the diagonal where the second does better.
+
+    Args:
+        theirs, ours: (n,) one number a query, in the same order.
+        names: of the two methods.
+        unit: of the numbers.
+        title: the finding.
+
+    Raises:
+        ValueError: rows of different length, or empty ones.
+
+    >>> fig = paired_scatter([0.1, 0.5], [0.3, 0.5], names=("softmax", "Lin"))
+    >>> [text.get_text() for text in fig.axes[0].texts]
+    ['Lin better: 1', 'softmax better: 0']
+    """
+    x = as_array(names[0], theirs, None).astype(float)
+    y = as_array(names[1], ours, len(x)).astype(float)
+    ax = one_axes(None, title=title, height=3.4, width=3.8)
+    for better, colour in ((y > x, BLUE), (y < x, ORANGE), (y == x, style.GREY)):
+        ax.scatter(x[better], y[better], s=9, color=colour, alpha=0.6, linewidths=0)
+    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+    ax.plot(ends, ends, color=style.GREY, linewidth=0.8)
+    ax.text(0.04, 0.95, f"{names[1]} better: {(y > x).sum()}", transform=ax.transAxes, color=BLUE, fontsize=8)
+    look = {"transform": ax.transAxes, "color": ORANGE, "fontsize": 8, "ha": "right"}
+    ax.text(0.97, 0.04, f"{names[0]} better: {(y < x).sum()}", **look)
+    ax.set(xlabel=f"{unit}, {names[0]}", ylabel=f"{unit}, {names[1]}", aspect="equal")
+    return ax.figure
+
+
+@styled
 def training_curves(
     history: Any, *, columns: Sequence[str] | None = None, names: Mapping[str, str] | None = None, title: str = ""
 ) -> Figure:

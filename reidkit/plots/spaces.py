@@ -88,7 +88,8 @@ def feature_space(
     r"""Maps of one feature space side by side, each coloured by other labels; each panel says which.
 
     Args:
-        coordinates: (n, 2), or name of the map ("t-SNE") to (n, 2), one row of panels each.
+        coordinates: (n, 2), or name of the map ("t-SNE") to (n, 2), one row of panels each; with a single kind of
+            labels, up to four maps stand in a row.
         identity: (n,) true identities.
         camera: (n,) cameras.
         pseudo: (n,) pseudo-labels, negative where an image has none. In the colours of `identity` where that is given.
@@ -111,18 +112,19 @@ def feature_space(
         raise ValueError("give identity, camera or pseudo to colour by, and maps of the same points.")
     compare = ring_wrong and {"identity (truth)", "pseudo-label"} <= labels.keys()
     wrong = (labels["pseudo-label"] != labels["identity (truth)"]) & (labels["pseudo-label"] >= 0) if compare else None
-    side, key = min(2.9, WIDTH / len(labels)), 0.3 * ("camera" in labels)
-    size = {"height": (side + 0.15) * len(maps) + 0.4 + key, "width": side * len(labels)}
-    fig, axes = canvas(len(maps), len(labels), **size, title=title)
-    for (row, (name, points)), (column, (kind, values)) in product(enumerate(maps.items()), enumerate(labels.items())):
-        ax, n_groups = axes[row, column], len(np.unique(values[values >= 0]))
+    columns = len(labels) if len(labels) > 1 else min(4, len(maps))
+    rows = -(-len(maps) * len(labels) // columns)
+    side, key = min(2.9, WIDTH / columns), 0.3 * ("camera" in labels)
+    fig, axes = canvas(rows, columns, height=(side + 0.15) * rows + 0.4 + key, width=side * columns, title=title)
+    for place, ((name, points), (kind, values)) in enumerate(product(maps.items(), labels.items())):
+        ax, n_groups = axes.flat[place], len(np.unique(values[values >= 0]))
         if kind == "camera":
             markers = MARKERS if n_groups > len(SERIES) else "o"
             keys, says = _scatter(ax, points, values, np.unique(values).tolist(), SERIES, markers), f"all {n_groups}"
-            if row == len(maps) - 1:
+            if place == len(maps) * len(labels) - 1:
                 look = {"fontsize": 7, "title_fontsize": 7, "handletextpad": 0, "columnspacing": 1}
-                place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": min(6, len(keys))}
-                ax.legend(handles=keys, title="camera", **place, **look)
+                below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": min(6, len(keys))}
+                ax.legend(handles=keys, title="camera", **below, **look)
         else:
             shown = _largest(labels["identity (truth)"] if compare else values, n_coloured)
             _scatter(ax, points, values, shown, IDENTITIES, MARKERS)
@@ -130,12 +132,77 @@ def feature_space(
         if kind == "pseudo-label" and compare:
             ax.scatter(*points[wrong].T, s=34, facecolors="none", edgecolors=style.INK, linewidths=0.7, zorder=3)
             says = f"{wrong.sum() / max((values >= 0).sum(), 1):.0%} wrong, ringed"
-        if row == 0:
+        if len(labels) == 1 < len(maps):
+            ax.set_title(name, fontsize=8)
+        elif place < columns:
             ax.set_title(f"coloured by {kind}\n{says}", fontsize=8)
-        if column == 0:
+        if len(labels) > 1 and place % columns == 0:
             ax.set_ylabel(name)
         style.bare(ax)
+    for ax in axes.flat[len(maps) * len(labels) :]:
+        ax.remove()
     return fig
+
+
+@styled
+def directions(spaces: Mapping[str, tuple[Numbers, Numbers]], *, columns: int = 4, title: str = "") -> Figure:
+    """Embeddings of two or three dimensions by where they point, a colour each identity.
+
+    Two dimensions: the embeddings as they are, in one scale, with a ray for each identity's mean direction. Three
+    dimensions: the unit vectors on a globe seen from above its equator; those on the far side are pale.
+
+    Args:
+        spaces: name to ((n, 2 or 3) embeddings, (n,) labels).
+        columns: panels in a row.
+        title: the finding.
+
+    Raises:
+        ValueError: no space, or embeddings of another dimension.
+
+    >>> fig = directions({"softmax": ([[1, 0], [0, 2.0]], [0, 1])})
+    >>> fig.axes[0].get_title()
+    'softmax'
+    """
+    columns = min(columns, len(by_name("spaces", spaces)))
+    rows, side = -(-len(spaces) // columns), min(2.5, WIDTH / columns)
+    fig, axes = canvas(rows, columns, height=(side + 0.15) * rows, width=side * columns, title=title)
+    for ax, (name, (x, labels)) in zip(axes.flat, spaces.items(), strict=False):
+        x = as_array(f"x of {name}", x, None, None).astype(float)
+        labels = as_array(f"labels of {name}", labels, len(x))
+        if x.shape[1] not in (2, 3):
+            raise ValueError(f"the embeddings of {name} have {x.shape[1]} dimensions; only 2 or 3 can be drawn.")
+        (_flat if x.shape[1] == 2 else _globe)(ax, x, labels)
+        ax.set_title(name, loc="center", fontweight="bold", fontsize=8)
+        ax.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
+        ax.axis("off")
+    for ax in axes.flat[len(spaces) :]:
+        ax.remove()
+    return fig
+
+
+def _flat(ax: Axes, x: np.ndarray, labels: np.ndarray) -> None:
+    """The plane, scaled to the length that nineteen of twenty embeddings stay below."""
+    x = x / max(np.quantile(np.linalg.norm(x, axis=1), 0.95), 1e-12)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
+    for k, label in enumerate(np.unique(labels)):
+        ray, colour = unit[labels == label].mean(0), IDENTITIES[k % len(IDENTITIES)]
+        ax.plot(*np.outer([0, 1.05 / max(np.linalg.norm(ray), 1e-12)], ray).T, color=colour, linewidth=0.8, alpha=0.6)
+        ax.scatter(*x[labels == label].T, s=9, color=colour, linewidths=0.2, edgecolors="white", zorder=2)
+
+
+def _globe(ax: Axes, x: np.ndarray, labels: np.ndarray) -> None:
+    """The unit sphere in parallel projection, its equator tilted by 25 degrees."""
+    tilt, turn = np.deg2rad(25), np.linspace(0, 2 * np.pi, 100)
+    ax.plot(np.cos(turn), np.sin(turn), color=style.PALE, linewidth=1)
+    ax.plot(np.cos(turn), np.sin(tilt) * np.sin(turn), color=style.PALE, linewidth=0.7)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
+    up = np.cos(tilt) * unit[:, 2] + np.sin(tilt) * unit[:, 1]
+    front = np.sin(tilt) * unit[:, 2] - np.cos(tilt) * unit[:, 1] >= 0
+    for k, label in enumerate(np.unique(labels)):
+        colour = IDENTITIES[k % len(IDENTITIES)]
+        for side, look in ((~front, {"alpha": 0.25, "s": 5}), (front, {"alpha": 1.0, "s": 9})):
+            mine = (labels == label) & side
+            ax.scatter(unit[mine, 0], up[mine], color=colour, linewidths=0.2, edgecolors="white", zorder=2, **look)
 
 
 @styled

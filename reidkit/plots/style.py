@@ -124,6 +124,7 @@ def one_axes(ax: Axes | None, *, title: str, height: float = 2.7, width: float =
 def sheet(width: float, height: float, *, title: str = "") -> tuple[Figure, Axes]:
     """Paper measured in inches, x to the right and y down from below the title, with room below for a signature.
 
+    >>> plt.close("all")    # what other examples left open
     >>> fig, ax = sheet(4, 2, title="one line")
     >>> ax.get_xlim() == (0, 4), bool(fig.get_figheight() > 2)
     (True, True)

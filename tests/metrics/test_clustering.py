@@ -1,6 +1,7 @@
 """Clusters, and silhouettes equal to scikit-learn's."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.metrics import silhouette_samples
 
 from reidkit import distances
 from reidkit.metrics import clustering
-from reidkit.metrics.clustering import kmeans, silhouette
+from reidkit.metrics.clustering import angular_spread, kmeans, silhouette
 
 
 def blobs(seed, n=60, d=5, k=4, spread=0.3):
@@ -101,3 +102,34 @@ def test_kmeans_refuses(k, sentence):
     x = torch.tensor([[0.0, 0], [0, 0], [0, 0], [1, 1], [1, 1], [1, 1]])
     with pytest.raises(ValueError, match=sentence):
         kmeans(x, k, seed=0)
+
+
+def test_angles_are_those_of_a_loop_over_pairs():
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(40, 3, generator=generator).double(), torch.arange(40) % 5 + 7
+    found = angular_spread(x, labels)
+    unit = [row / row.norm() for row in x]
+    means = {}
+    for label in labels.unique().tolist():
+        total = sum(row for row, mine in zip(unit, labels, strict=True) if mine == label)
+        means[label] = total / total.norm()
+
+    def angle(a, b):
+        return math.degrees(math.atan2(torch.linalg.cross(a, b).norm(), a @ b))
+
+    within = [angle(row, means[int(label)]) for row, label in zip(unit, labels, strict=True)]
+    between = [min(angle(a, b) for j, b in means.items() if j != i) for i, a in means.items()]
+    torch.testing.assert_close(found.within, torch.tensor(within), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.between, torch.tensor(between), atol=1e-4, rtol=0)
+
+
+def test_angles_know_no_length():
+    x, labels = torch.randn(12, 2, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 3
+    stretched = x * torch.linspace(0.1, 9, 12)[:, None]
+    for one, other in zip(angular_spread(x, labels), angular_spread(stretched, labels), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+
+
+def test_angles_need_two_groups():
+    with pytest.raises(ValueError, match="angles need two groups"):
+        angular_spread(torch.eye(3), torch.zeros(3, dtype=torch.long))
