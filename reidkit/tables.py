@@ -55,7 +55,7 @@ def beside_paper(
     metrics: Sequence[str] = ("mAP", "rank1", "rank5", "rank10", "rank20"),
     folder: str | Path = runs.RESULTS,
 ) -> list[dict[str, str]]:
-    """One row a variant: what the paper prints (mAP / rank-1), what is recorded, and what this run measured.
+    """One row a variant: what the paper prints (mAP / rank-1 / ...), what is recorded, and what this run measured.
 
     Args:
         notebook: "03" or "03_ranking".
@@ -95,15 +95,17 @@ def state_of_the_art(
     >>> state_of_the_art("03", "quick", {})[0]["method"]
     'SPReID'
     """
-    rows = []
-    for method, row in runs.published(notebook)["state_of_the_art"].items():
+    rows, printed = [], runs.published(notebook)["state_of_the_art"]
+    for method, row in printed.items():
         cities = {f"paper, {city}": _map_and_rank1(row.get(city)) for city in ("market", "duke")}
-        rows.append({"method": method, "features": str(row["features"]), **cities, "recorded": ""})
+        rows.append({"method": method, "features": str(row.get("features", "")), **cities, "recorded": ""})
     for method, (variant, ending) in ours.items():
         results = runs.load_results(notebook[:2], preset, variant, folder=folder)
         parts = [_spread([100 * result.metrics[name + ending] for result in results]) for name in ("mAP", "rank1")]
         recorded = " / ".join(parts) if results else NOT_RUN
         rows.append({"method": method, "features": "1", "paper, market": "", "paper, duke": "", "recorded": recorded})
+    if not any("features" in row for row in printed.values()):  # a paper that does not count them
+        rows = [{name: text for name, text in row.items() if name != "features"} for row in rows]
     return rows
 
 
@@ -166,7 +168,7 @@ def difference(
 
 
 def _map_and_rank1(percent: Sequence[float] | None) -> str:
-    """ "88.9 / 94.9", or a dash."""
+    """ "88.9 / 94.9" (and rank-5, rank-10 where they are printed), or a dash."""
     return " / ".join(f"{value:.1f}" for value in percent) if percent else "–"
 
 

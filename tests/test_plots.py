@@ -87,6 +87,15 @@ FIGURES = {
     "knob_curve": lambda title: plots.knob_curve(
         [0.1, 1, 10], [1, 2, 1], xlabel="T", ylabel="mAP", log=True, default=1, title=title
     ),
+    "knob_panels": lambda title: plots.knob_panels(
+        {"T": ([0.1, 1, 10], [1, float("nan"), 1], 1), "r": ([0.2, 0.7], [1, 2], None)},
+        ylabel="mAP (%)",
+        log=["T"],
+        title=title,
+    ),
+    "maps_by_camera": lambda title: plots.feature_space(
+        {f"map {number}": XY for number in range(5)}, camera=LABELS % 6, title=title
+    ),
     "lr_schedule": lambda title: plots.lr_schedule([0.1, 1, 0.1], base=3e-4, title=title),
     "heatmap": lambda title: plots.heatmap(
         DIST[:, :4], rows="abc", columns="defg", xlabel="x", ylabel="y", unit="u", title=title
@@ -463,6 +472,11 @@ def test_a_globe_shows_the_near_side_in_full_colour():
     pale, full = ax.collections
     assert len(pale.get_offsets()) == len(full.get_offsets()) == 1
     assert pale.get_offsets()[0, 1] > 0 > full.get_offsets()[0, 1]  # seen from above, what is near stands lower
+
+
+def test_knob_panels_leave_out_what_was_not_run():
+    fig = plots.knob_panels({"T": ([1, 2, 3], [5.0, float("nan"), 6.0], 1)}, ylabel="mAP")
+    assert fig.axes[0].lines[0].get_xydata().tolist() == [[1, 5], [3, 6]]
 
 
 def test_a_paired_scatter_counts_both_sides():

@@ -7,11 +7,11 @@ from reidkit.recipes import baseline
 from reidkit.runs import Effect
 
 
-def record(folder, variant, seed, aps, *, pids=(1, 2, 3), dataset="market", rank1=0.5):
-    metrics = {"rank1": rank1, "rank5": 0.8, "mAP": sum(aps) / len(aps)}
+def record(folder, variant, seed, aps, *, pids=(1, 2, 3), dataset="market", rank1=0.5, notebook="02", **more):
+    metrics = {"rank1": rank1, "rank5": 0.8, "mAP": sum(aps) / len(aps)} | more
     params = {"dataset": dataset, "city_seed": seed}
     per_query = {"pid": list(pids), "ap": list(aps)}
-    result = runs.Result("02", "tiny", variant, seed, params, metrics, 1.0, 1, per_query=per_query, provenance={})
+    result = runs.Result(notebook, "tiny", variant, seed, params, metrics, 1.0, 1, per_query=per_query, provenance={})
     runs.save_result(result, folder)
 
 
@@ -83,3 +83,42 @@ def test_text_lays_out_columns():
     rows = [{"name": "a", "mAP": "1.0"}, {"name": "bcdef", "mAP": "22.0"}]
     assert tables.text(rows) == "name   mAP\na      1.0\nbcdef  22.0"
     assert tables.text([]) == "nothing recorded yet"
+
+
+def test_print_record_and_this_run_stand_side_by_side(tmp_path):
+    for seed, lift in enumerate((0.0, 0.02)):
+        record(tmp_path, "default", seed, [0.3 + lift, 0.5 + lift], pids=(1, 2), rank1=0.6, notebook="03")
+    columns = ("mAP", "rank1", "rank5")
+    rows = tables.beside_paper(
+        "03", "tiny", ["headline"], this_run={"softmax": {"mAP": 0.25, "rank1": 0.5}}, metrics=columns, folder=tmp_path
+    )
+    softmax, lin = rows
+    assert list(lin) == ["variant", "paper, market", "paper, duke", "seeds", *columns, "this run"]
+    # Tables I and II of the paper, mAP / rank-1
+    assert (softmax["paper, market"], softmax["paper, duke"]) == ("86.1 / 94.6", "77.3 / 88.5")
+    assert (lin["paper, market"], lin["paper, duke"]) == ("88.9 / 94.9", "80.8 / 90.9")
+    assert (lin["seeds"], lin["mAP"], lin["rank1"]) == ("2", "41.0 ± 1.4", "60.0 ± 0.0")
+    assert (lin["this run"], softmax["this run"], softmax["mAP"]) == ("–", "25.0 / 50.0", tables.NOT_RUN)
+
+
+def test_a_recipe_without_printed_rows_has_dashes(folder):
+    rows = tables.beside_paper("02", "tiny", ["neck"], metrics=["mAP"], folder=folder)
+    assert [rows[0][column] for column in ("paper, market", "paper, duke", "mAP")] == ["–", "–", "50.0 ± 0.7"]
+
+
+def test_our_rows_stand_below_the_methods_of_the_paper(tmp_path):
+    record(tmp_path, "default", 0, [0.3, 0.5], pids=(1, 2), notebook="03", mAP_reranked=0.45, rank1_reranked=0.7)
+    ours = {"ours": ("default", ""), "re-ranked": ("default", "_reranked"), "softmax": ("softmax", "")}
+    *_, paper, plain, reranked, missing = tables.state_of_the_art("03", "tiny", ours, folder=tmp_path)
+    assert paper["method"] == "softmax + Lin, re-ranked" and paper["paper, duke"] == "90.0 / 92.6"
+    assert [row["recorded"] for row in (plain, reranked, missing)] == ["40.0 / 50.0", "45.0 / 70.0", tables.NOT_RUN]
+    pyramid = next(row for row in tables.state_of_the_art("03", "tiny", {}) if row["method"] == "Pyramid")
+    assert pyramid["paper, duke"] == "–"
+
+
+def test_a_paper_that_counts_no_features_has_no_such_column():
+    rows = tables.state_of_the_art("06", "tiny", {"ours": ("default", "")})
+    assert rows[0] == {
+        "method": "LOMO", "paper, market": "8.0 / 27.2 / 41.6", "paper, duke": "4.8 / 12.3 / 21.3", "recorded": "",
+    }  # fmt: skip
+    assert "features" not in rows[-1]

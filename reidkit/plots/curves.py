@@ -271,6 +271,45 @@ def knob_curve(
 
 
 @styled
+def knob_panels(
+    panels: Mapping[str, tuple[Numbers, Numbers, float | None]], *, ylabel: str, log: Sequence[str] = (),
+    title: str = ""
+) -> Figure:  # fmt: skip
+    """What turning each of several knobs does to one and the same number, on one scale.
+
+    Args:
+        panels: name of the knob, with its unit, to ((n,) settings, (n,) what came out, the paper's setting or None);
+            what was not run is NaN.
+        ylabel: what came out, with unit.
+        log: names of the knobs that turn by factors.
+        title: the finding.
+
+    Raises:
+        ValueError: no knob, or lengths that differ.
+
+    >>> fig = knob_panels({"T": ([1, 2], [0.3, 0.4], 1), "r": ([0.7], [0.3], None)}, ylabel="mAP")
+    >>> [ax.get_xlabel() for ax in fig.axes]
+    ['T', 'r']
+    """
+    size = {"height": 2.3, "width": min(7.5, 2.5 * len(by_name("panels", panels)))}
+    fig, axes = canvas(1, len(panels), **size, title=title, sharey=True)
+    for ax, (name, (x, y, default)) in zip(axes.flat, panels.items(), strict=True):
+        x = as_array(f"settings of {name}", x, None).astype(float)
+        y = as_array(f"outcomes of {name}", y, len(x)).astype(float)
+        ran = ~np.isnan(y)
+        ax.plot(x[ran], y[ran], color=BLUE, marker="o", markersize=4)
+        if name in log:
+            ax.set_xscale("log")
+            ax.set_xticks(x, [f"{value:g}" for value in x])
+            ax.minorticks_off()
+        if default is not None:
+            mark(ax, default, "paper")
+        ax.set(xlabel=name)
+    axes[0, 0].set_ylabel(ylabel)
+    return fig
+
+
+@styled
 def lr_schedule(factors: Numbers | Mapping[str, Numbers], *, base: float = 1.0, title: str = "") -> Figure:
     """The learning rate of each epoch, as steps.
 

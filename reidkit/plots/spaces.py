@@ -123,8 +123,11 @@ def feature_space(
             keys, says = _scatter(ax, points, values, np.unique(values).tolist(), SERIES, markers), f"all {n_groups}"
             if place == len(maps) * len(labels) - 1:
                 look = {"fontsize": 7, "title_fontsize": 7, "handletextpad": 0, "columnspacing": 1}
-                below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": min(6, len(keys))}
-                ax.legend(handles=keys, title="camera", **below, **look)
+                look |= {"handles": keys, "title": "camera", "ncols": min(6 if columns < 3 else 15, len(keys))}
+                if len(labels) > 1:  # below its own column
+                    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), **look)
+                else:
+                    fig.legend(loc="outside lower center", frameon=False, **look)
         else:
             shown = _largest(labels["identity (truth)"] if compare else values, n_coloured)
             _scatter(ax, points, values, shown, IDENTITIES, MARKERS)

@@ -32,9 +32,9 @@ LOSSES = {  # name -> the loss, and the parameters of a run that it takes
     "triplet": (batch_hard_triplet_loss, ("margin",)),
 }
 SWEEPS = {  # Tables II to IV, over a range much wider than the paper's
-    "temperature": (0.1, 0.5, 2.0, 5.0, 20.0),
-    "radius": (0.2, 0.5, 0.6, 0.8, 0.9, 1.2),
-    "rank_weight": (0.05, 0.2, 0.6, 1.0, 2.0),
+    "temperature": (0.1, 0.5, 5.0, 20.0),
+    "radius": (0.2, 0.6, 0.8, 1.2),
+    "rank_weight": (0.05, 0.2, 0.6, 2.0),
 }
 BACKBONES = {  # Table V
     "resnet34": "ResNet-34",

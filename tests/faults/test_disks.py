@@ -27,7 +27,7 @@ def test_a_full_disk(victim, tally, tries, tmp_path, work, options):
         with tally("full disk"):
             folder, share = tmp_path / f"{number}", random.Random(number).uniform(0.05, 0.95)
             ended = victim.do(work, folder, options=options, room=int(peak * share))
-            if work == "study" and not ended["said"]:  # its runs need less room one after another, and are tried twice
+            if work == "study" and not ended["said"]:  # one after another its runs need less room; each is tried twice
                 assert ended["left"] == whole["files"], "a study that says nothing is not whole"
             else:
                 check_sentence(ended["said"], folder, "No space left on device|File too large", "free some space and .*")

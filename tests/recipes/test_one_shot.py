@@ -16,7 +16,7 @@ from reidkit import runs
 from reidkit.data.images import Images
 from reidkit.data.samplers import Sample
 from reidkit.losses.one_shot import ExclusiveLoss, feature_space_regularization
-from reidkit.models.backbones import small_resnet
+from reidkit.models.backbones import resnet50, small_resnet
 from reidkit.models.one_shot import HEADS, OneShotReID
 from reidkit.pseudo_labels import joint_labels, label_quality, nearest_labels, select_confident, step_sizes
 from reidkit.recipes import one_shot, sources, supervised
@@ -25,27 +25,33 @@ from reidkit.recipes.one_shot import EFFECTS, STUDIES, SWEEPS, VARIANTS, Pair, g
 ORACLES = Path(__file__).parents[1] / "oracles"
 FEW = {"epochs": 2, "ce_only_epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "height": 32, "width": 16}
 FEW |= {"dataset": "market1501", "enlarging_factor": 0.4}
+FEWEST = {"epochs": 1, "ce_only_epochs": 0, "steps_per_epoch": 1}
 PEOPLE, SHOTS = 5, 6
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    """Five people to learn from, six images each, in clothes of one colour; four to search for."""
-    root, rng = tmp_path_factory.mktemp("archives"), numpy.random.default_rng(0)
-    for folder, pids, shots in (
-        ("bounding_box_train", range(1, PEOPLE + 1), SHOTS // 2),
-        ("query", range(6, 10), 1),
-        ("bounding_box_test", range(6, 11), 2),
+def fabricate(root, people, shots, searched):
+    """So many people to learn from, in two cameras and in clothes of one colour; others to search for."""
+    rng = numpy.random.default_rng(0)
+    for folder, pids, shots_here in (
+        ("bounding_box_train", range(1, people + 1), shots // 2),
+        ("query", range(people + 1, people + 1 + searched), 1),
+        ("bounding_box_test", range(people + 1, people + 2 + searched), 2),
     ):
         path = root / "market1501" / folder
         path.mkdir(parents=True)
         for pid in pids:
             colour = numpy.random.default_rng(pid).integers(0, 256, 3)
             for camera in (1, 2):
-                for shot in range(shots):
+                for shot in range(shots_here):
                     pixels = numpy.clip(colour + rng.normal(0, 20, (40, 20, 3)), 0, 255).astype(numpy.uint8)
                     Image.fromarray(pixels).save(path / f"{pid:04d}_c{camera}s1_{shot:06d}_0{shot}.jpg")
     return root
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Five people to learn from, six images each; four to search for."""
+    return fabricate(tmp_path_factory.mktemp("archives"), PEOPLE, SHOTS, 4)
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +190,7 @@ def test_fewer_unlabelled_images_than_a_batch_leave_cross_entropy_alone(rest):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_runs_and_measures(variant, archive):
-    result = few(variant, archive)
+    result = few(variant, archive, **FEWEST)
     params, metrics, steps = result.params, result.metrics, result.objects["steps"]
     assert {name: params[name] for name in VARIANTS[variant].changes} == VARIANTS[variant].changes
     n = PEOPLE * (SHOTS - 1)
@@ -413,17 +419,38 @@ def test_effects_and_studies_name_variants():
     assert set().union(*STUDIES.values()) == VARIANTS.keys(), "a variant that no study runs"
 
 
-@pytest.mark.parametrize("name", ["market1501", "dukemtmc"])
-def test_the_presets_of_the_archives_are_the_released_recipe(name):
+def test_the_presets_of_the_archives_are_the_released_recipe():
     """spec 2.2 to 2.6: SGD with Nesterov momentum 0.5, 0.1 and 0.01, x 0.1 at 55 of 70 epochs, 16 + 16 images."""
-    released = {"dataset": name, "height": 256, "width": 128, "backbone": "resnet50", "last_stride": 2}
-    released |= {"last_relu": True, "head": "fsr", "hidden": 0, "dropout": 0.5, "batch_size": 16, "epochs": 70}
-    released |= {"ce_only_epochs": 15, "steps_per_epoch": 0, "optimizer": "sgd", "momentum": 0.5, "lr": 0.1}
-    released |= {"backbone_rate": 0.1, "weight_decay": 5e-4, "schedule": "steps", "rect_crop": 1.0, "ce_weight": 0.8}
-    released |= {"exclusive_share": 0.8, "exclusive_temperature": 10.0, "labels": "joint", "k": 3, "mu": 0.5}
-    released |= {"fsr_reading": "vector", "fsr_reduction": "sum", "fsr_squared": False, "split_seed": 0}
-    values = runs.preset("05", name)
-    assert {key: values[key] for key in released} == released
+    released = {"height": 256, "width": 128, "backbone": "resnet50", "last_stride": 2, "last_relu": True}
+    released |= {"head": "fsr", "hidden": 0, "dropout": 0.5, "batch_size": 16, "epochs": 70, "ce_only_epochs": 15}
+    released |= {"steps_per_epoch": 0, "optimizer": "sgd", "momentum": 0.5, "lr": 0.1, "backbone_rate": 0.1}
+    released |= {"weight_decay": 5e-4, "schedule": "steps", "rect_crop": 1.0, "ce_weight": 0.8, "exclusive_share": 0.8}
+    released |= {"exclusive_temperature": 10.0, "fsr_reading": "vector", "fsr_reduction": "sum", "fsr_squared": False}
+    released |= {"labels": "joint", "k": 3, "mu": 0.5, "k_includes_self": True, "label_class_pool": "U"}
+    released |= {"jd_squared": True, "class_dist": "pairs", "split_seed": 0, "stop_rule": "fsr"}
+    market, duke = (runs.preset("05", name) for name in ("market1501", "dukemtmc"))
+    assert {name: market[name] for name in released} == released
+    assert duke == market | {"preset": "dukemtmc", "dataset": "dukemtmc"}
+
+
+@pytest.mark.slow
+def test_the_exact_recipe_runs_dry(tmp_path, monkeypatch):
+    """All of the released settings on a fabricated archive; only the trainings end after two steps, and there are two.
+
+    The first epoch of each has both kinds of images and the whole rate, the second named ones alone and a tenth of it.
+    """
+    monkeypatch.setitem(supervised.BACKBONES, "resnet50", resnet50)
+    root, short = fabricate(tmp_path / "archives", 16, 4, 2), {"epochs": 2, "ce_only_epochs": 1, "steps_per_epoch": 1}
+    result = run(preset="market1501", data_root=str(root), progress=False, enlarging_factor=0.5, **short)
+    task, steps, model = (result.objects[name] for name in ("task", "steps", "model"))
+    assert (len(task.labelled), len(task.unlabelled)) == (16, 48) and [step.row["n"] for step in steps] == [0, 24]
+    assert model.backbone.dim == 2048 and model.head.classifier[1].in_features == 2048
+    assert task.data.train.pixels.shape[2:] == (256, 128)
+    for step in steps:
+        both, named = step.history
+        assert both["lr"] == pytest.approx(10 * named["lr"]) and both["steps"] == named["steps"] == 1
+        assert both["softmax"] > 0 and both["exclusive"] > 0 and both["fsr"] > 0
+        assert "exclusive" not in named and "fsr" not in named
 
 
 def test_the_backbone_learns_at_a_tenth_of_the_rate_and_nothing_is_spared():
