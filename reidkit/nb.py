@@ -97,7 +97,8 @@ def table(rows: pandas.DataFrame | Sequence[dict] | dict, *, caption: str = "", 
     """Show a plain table, the same bytes in every run.
 
     Args:
-        rows: a data frame (its index is not shown), a list of rows, or one row (a dictionary of scalars).
+        rows: a data frame (its index is not shown), a list of rows, or one row (a dictionary of scalars). A table
+            without rows says so.
         caption: a line above the table.
         digits: decimals of floating-point cells.
 
@@ -106,6 +107,8 @@ def table(rows: pandas.DataFrame | Sequence[dict] | dict, *, caption: str = "", 
          1       3
     """
     frame = pandas.DataFrame([rows] if isinstance(rows, dict) else rows)
+    if frame.empty:
+        frame = pandas.DataFrame([{"rows": "none yet"}])
     look = {"index": False, "float_format": f"{{:.{digits}f}}".format, "na_rep": "–"}
     page = frame.to_html(border=0, justify="left", **look)
     text = textwrap.dedent(frame.to_string(**look))

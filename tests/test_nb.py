@@ -102,6 +102,11 @@ def test_a_table_is_plain_and_the_same_in_every_run(shown):
     assert "0.12 " in repr(first) and "0.1234" not in repr(first) and "–" in repr(first)
 
 
+def test_a_table_without_rows_says_so(capsys):
+    nb.table([], caption="Recorded")
+    assert capsys.readouterr().out.split() == ["Recorded", "rows", "none", "yet"]
+
+
 def test_a_table_takes_rows_or_one_row(shown):
     nb.table([{"camera": 1}, {"camera": 2}])
     nb.table({"images": 3, "people": 2})

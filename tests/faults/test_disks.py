@@ -27,10 +27,11 @@ def test_a_full_disk(victim, tally, tries, tmp_path, work, options):
         with tally("full disk"):
             folder, share = tmp_path / f"{number}", random.Random(number).uniform(0.05, 0.95)
             ended = victim.do(work, folder, options=options, room=int(peak * share))
-            if work == "study" and not ended["said"]:  # one after another its runs need less room; each is tried twice
+            if work == "study" and not ended["said"]:  # its runs are tried twice, and alone need less room
                 assert ended["left"] == whole["files"], "a study that says nothing is not whole"
             else:
-                check_sentence(ended["said"], folder, "No space left on device|File too large", "free some space and .*")
+                why = "No space left on device|File too large"
+                check_sentence(ended["said"], folder, why, "free some space and .*")
             bits = {name.split("/")[-1]: value for name, value in whole["files"].items()}
             pictures = {name.split("/")[-1]: value for name, value in ended["left"].items() if name.endswith(".jpg")}
             assert pictures.items() <= bits.items(), "half an image is left"

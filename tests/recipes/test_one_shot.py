@@ -433,6 +433,10 @@ def test_the_presets_of_the_archives_are_the_released_recipe():
     assert duke == market | {"preset": "dukemtmc", "dataset": "dukemtmc"}
 
 
+def test_every_row_of_the_paper_is_a_variant():
+    assert runs.published("05")["table_of_variants"].keys() <= VARIANTS.keys()
+
+
 @pytest.mark.slow
 def test_the_exact_recipe_runs_dry(tmp_path, monkeypatch):
     """All of the released settings on a fabricated archive; only the trainings end after two steps, and there are two.
