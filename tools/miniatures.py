@@ -52,6 +52,28 @@ def market1501(root: Path) -> Path:
     return _fill(root, names)
 
 
+def people_in_colours(root: Path, people: int = 5, *, shots: int = 3, searched: int = 4) -> Path:
+    """People whom a network can tell apart, each in clothes of one colour, in the layout of Market-1501.
+
+    So many people to learn from, with so many shots in each of two cameras; others to search for, and one nobody asks
+    for.
+    """
+    rng = np.random.default_rng(0)
+    for folder, pids, count in (
+        ("bounding_box_train", range(1, people + 1), shots),
+        ("query", range(people + 1, people + 1 + searched), 1),
+        ("bounding_box_test", range(people + 1, people + 2 + searched), 2),
+    ):
+        (root / folder).mkdir(parents=True)
+        for pid in pids:
+            colour = np.random.default_rng(pid).integers(0, 256, 3)
+            for camera in (1, 2):
+                for shot in range(count):
+                    pixels = np.clip(colour + rng.normal(0, 20, (40, 20, 3)), 0, 255).astype(np.uint8)
+                    Image.fromarray(pixels).save(root / folder / f"{pid:04d}_c{camera}s1_{shot:06d}_0{shot}.jpg")
+    return root
+
+
 def dukemtmc(root: Path) -> Path:
     """Two identities to learn from, two to search for, one that nobody asks for; eight cameras."""
     train, test = _seen((1, range(1, 5)), (10, range(5, 9))), _seen((5, (1, 2)), (20, (7, 8)))

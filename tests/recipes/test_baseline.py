@@ -7,11 +7,11 @@ import inspect
 import numpy
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+import miniatures
 from reidkit import runs
 from reidkit.data.images import identity_labels
 from reidkit.data.samplers import Sample
@@ -27,20 +27,8 @@ FEW = {"epochs": 2, "steps_per_epoch": 2, "p": 3, "k": 2, "height": 32, "width":
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """Ten people in clothes of one colour, three to a camera, in the layout of Market-1501."""
-    root, rng = tmp_path_factory.mktemp("archives"), numpy.random.default_rng(0)
-    for folder, pids, shots in (
-        ("bounding_box_train", range(1, 6), 3),
-        ("query", range(6, 10), 1),
-        ("bounding_box_test", range(6, 11), 2),
-    ):
-        path = root / "market1501" / folder
-        path.mkdir(parents=True)
-        for pid in pids:
-            colour = numpy.random.default_rng(pid).integers(0, 256, 3)
-            for camera in (1, 2):
-                for shot in range(shots):
-                    pixels = numpy.clip(colour + rng.normal(0, 20, (40, 20, 3)), 0, 255).astype(numpy.uint8)
-                    Image.fromarray(pixels).save(path / f"{pid:04d}_c{camera}s1_{shot:06d}_0{shot}.jpg")
+    root = tmp_path_factory.mktemp("archives")
+    miniatures.people_in_colours(root / "market1501")
     return root
 
 

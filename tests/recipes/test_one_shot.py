@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+import miniatures
 from reidkit import runs
 from reidkit.data.images import Images
 from reidkit.data.samplers import Sample
@@ -29,29 +29,12 @@ FEWEST = {"epochs": 1, "ce_only_epochs": 0, "steps_per_epoch": 1}
 PEOPLE, SHOTS = 5, 6
 
 
-def fabricate(root, people, shots, searched):
-    """So many people to learn from, in two cameras and in clothes of one colour; others to search for."""
-    rng = numpy.random.default_rng(0)
-    for folder, pids, shots_here in (
-        ("bounding_box_train", range(1, people + 1), shots // 2),
-        ("query", range(people + 1, people + 1 + searched), 1),
-        ("bounding_box_test", range(people + 1, people + 2 + searched), 2),
-    ):
-        path = root / "market1501" / folder
-        path.mkdir(parents=True)
-        for pid in pids:
-            colour = numpy.random.default_rng(pid).integers(0, 256, 3)
-            for camera in (1, 2):
-                for shot in range(shots_here):
-                    pixels = numpy.clip(colour + rng.normal(0, 20, (40, 20, 3)), 0, 255).astype(numpy.uint8)
-                    Image.fromarray(pixels).save(path / f"{pid:04d}_c{camera}s1_{shot:06d}_0{shot}.jpg")
-    return root
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """Five people to learn from, six images each; four to search for."""
-    return fabricate(tmp_path_factory.mktemp("archives"), PEOPLE, SHOTS, 4)
+    root = tmp_path_factory.mktemp("archives")
+    miniatures.people_in_colours(root / "market1501", PEOPLE, shots=SHOTS // 2)
+    return root
 
 
 @pytest.fixture(autouse=True)
@@ -444,7 +427,8 @@ def test_the_exact_recipe_runs_dry(tmp_path, monkeypatch):
     The first epoch of each has both kinds of images and the whole rate, the second named ones alone and a tenth of it.
     """
     monkeypatch.setitem(supervised.BACKBONES, "resnet50", resnet50)
-    root, short = fabricate(tmp_path / "archives", 16, 4, 2), {"epochs": 2, "ce_only_epochs": 1, "steps_per_epoch": 1}
+    root, short = tmp_path / "archives", {"epochs": 2, "ce_only_epochs": 1, "steps_per_epoch": 1}
+    miniatures.people_in_colours(root / "market1501", 16, shots=2, searched=2)
     result = run(preset="market1501", data_root=str(root), progress=False, enlarging_factor=0.5, **short)
     task, steps, model = (result.objects[name] for name in ("task", "steps", "model"))
     assert (len(task.labelled), len(task.unlabelled)) == (16, 48) and [step.row["n"] for step in steps] == [0, 24]
