@@ -93,7 +93,8 @@ def choose(name: str, value: str, options: Mapping[str, Any]) -> Any:
     """
     if value not in options:
         nearest = _nearest(value, options)
-        raise ValueError(f"{name} must be one of {', '.join(options)}, not {value!r}; the nearest is {nearest}.")
+        known = re.sub(r"\b(\w+_)(\d+)(?:, \1\d+){3,}, \1(\d+)\b", r"\1\2 … \1\3", ", ".join(options))  # many splits
+        raise ValueError(f"{name} must be one of {known}, not {value!r}; the nearest is {nearest}.")
     return options[value]
 
 

@@ -47,7 +47,7 @@ ONLY_IN = {  # a library -> the modules of ours that may import it
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60
 # Around the methods: what draws the people, checks archives, makes pictures, and runs many runs from a command line.
 AROUND = {"world", "plots", "nb", "cli", "studies", "tables", "data.doctor", "data.own", "data.mat"}
-METHOD_LINES, WORLD_LINES, LIBRARY_LINES = 4000, 2100, 8000
+METHOD_LINES, WORLD_LINES, LIBRARY_LINES = 4700, 2100, 8800  # five recipes; that of 04 trains generators as well
 FILES = pytest.mark.parametrize("path", library_files(), ids=lambda path: path.relative_to(LIBRARY).as_posix())
 
 

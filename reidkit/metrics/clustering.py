@@ -20,13 +20,14 @@ class Clusters(NamedTuple):
     centres: Float[Tensor, "k d"]
 
 
-def kmeans(x: Float[Array, "n d"], k: int, *, seed: int) -> Clusters:
-    """Cut rows into `k` clusters by Lloyd's algorithm, started once by k-means++ (scikit-learn).
+def kmeans(x: Float[Array, "n d"], k: int, *, seed: int, n_init: int = 1) -> Clusters:
+    """Cut rows into `k` clusters by Lloyd's algorithm, started by k-means++ (scikit-learn).
 
     Args:
         x: (n, d) embeddings; Euclidean distance is used as they are.
         k: number of clusters, 1 to the number of distinct rows.
         seed: of the start; the same seed gives the same clusters.
+        n_init: how many starts; the one with the tightest clusters counts.
 
     Returns:
         `Clusters(labels (n,) in 0..k-1, centres (k, d))`, on the CPU.
@@ -44,7 +45,7 @@ def kmeans(x: Float[Array, "n d"], k: int, *, seed: int) -> Clusters:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)  # scikit-learn's way to say that clusters coincide
         try:
-            found = KMeans(k, n_init=1, random_state=seed).fit(rows)
+            found = KMeans(k, n_init=n_init, random_state=seed).fit(rows)
         except ConvergenceWarning:
             raise ValueError(f"x has fewer distinct rows than k = {k}; ask for fewer clusters.") from None
     return Clusters(torch.from_numpy(found.labels_).long(), torch.from_numpy(found.cluster_centers_))

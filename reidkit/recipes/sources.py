@@ -26,6 +26,9 @@ ARCHIVES = {  # reader, and names of its folder: the first that is there is read
     "cuhk03_np": (partial(cuhk03, protocol="new"), ("cuhk03_np", "cuhk03-np", "cuhk03_release", "cuhk03")),
     "viper": (viper, ("viper", "VIPeR")),
     "msmt17": (msmt17, ("msmt17", "MSMT17", "MSMT17_V2", "MSMT17_V1")),
+    # one of VIPeR's ten halves, or of CUHK03's twenty test sets
+    **{f"viper_{s}": (partial(viper, split=s), ("viper", "VIPeR")) for s in range(10)},
+    **{f"cuhk03_{s}": (partial(cuhk03, protocol="classic", split=s), ("cuhk03", "cuhk03_release")) for s in range(20)},
 }
 
 

@@ -1,0 +1,168 @@
+"""Images beside the training set, drawn or not, and batches in which they are mixed with it."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from reidkit.data.images import Augment, Images
+from reidkit.data.samplers import PlainSampler, epoch_generator
+from reidkit.recipes.generators import Trained, sample
+
+FILL = (0.4914, 0.4822, 0.4465)  # written by random erasing: CIFAR's mean, as released
+
+
+class Mixed(NamedTuple):
+    """A batch of real and extra images.
+
+    Attributes:
+        images: (b, 3, h, w) augmented and normalised.
+        labels: (b,) identities, 0 to C - 1; of no meaning where generated.
+        generated: (b,) whether an image has no identity of its own.
+        clusters: (b,) the cluster of a generated image; of no meaning elsewhere.
+        indices: (b,) positions among all images, the real ones first.
+    """
+
+    images: Float[Tensor, "b 3 h w"]
+    labels: Int64[Tensor, " b"]
+    generated: Bool[Tensor, " b"]
+    clusters: Int64[Tensor, " b"]
+    indices: Int64[Tensor, " b"]
+
+
+class Extra(NamedTuple):
+    """Images that are learnt from beside the training set; the other fields as in `Mixed`."""
+
+    pixels: UInt8[Tensor, "n 3 h w"]
+    labels: Int64[Tensor, " n"]
+    generated: Bool[Tensor, " n"]
+    clusters: Int64[Tensor, " n"]
+
+
+def find_extra(
+    params: Mapping[str, Any], images: Images, labels: Int64[Tensor, " n"], clusters: Int64[Tensor, " n"] | None,
+    made: Sequence[Trained]
+) -> Extra:  # fmt: skip
+    """The extra images of a run, `amount` times `amount_factor` of them, by the parameter `extra`.
+
+    "none"; "generated", as many from each cluster's generator; "wrong_clusters", the same with another cluster each,
+    drawn at random; "copies" of training images; "wrong_names", the same with an identity each, drawn at random;
+    "noise", every byte drawn for itself, and the cluster too.
+
+    Args:
+        images, labels: to learn from.
+        clusters: of these images; None where no cluster is needed.
+        made: a generator for each cluster, where images are drawn.
+    """
+    n, chance = round(params["amount"] * params["amount_factor"]), epoch_generator(params["seed"], 0, "extra")
+    k = 1 if clusters is None else int(clusters.max()) + 1
+    size = images.pixels.shape[2:]
+
+    def generated() -> tuple[Tensor, ...]:
+        pixels, numbers = draw_balanced(made, n, seed=params["seed"], chance=chance)
+        return resize(pixels, size), torch.zeros(n, dtype=torch.long), numbers
+
+    def wrong_clusters() -> tuple[Tensor, ...]:
+        pixels, nobody, numbers = generated()
+        return pixels, nobody, (numbers + torch.randint(1, len(made), (n,), generator=chance)) % len(made)
+
+    def copies() -> tuple[Tensor, ...]:
+        rounds = [torch.randperm(len(images), generator=chance) for _ in range(n // len(images) + 1)]
+        rows = torch.cat(rounds)[:n]
+        return images.pixels[rows], labels[rows], torch.zeros_like(rows) if clusters is None else clusters[rows]
+
+    def wrong_names() -> tuple[Tensor, ...]:
+        pixels, _, numbers = copies()
+        return pixels, torch.randint(int(labels.max()) + 1, (n,), generator=chance), numbers
+
+    def noise() -> tuple[Tensor, ...]:
+        pixels = torch.randint(256, (n, 3, *size), generator=chance, dtype=torch.uint8)
+        return pixels, torch.zeros(n, dtype=torch.long), torch.randint(k, (n,), generator=chance)
+
+    def none() -> tuple[Tensor, ...]:
+        return images.pixels[:0], labels[:0], labels[:0]
+
+    kinds = {kind.__name__: kind for kind in (none, generated, wrong_clusters, copies, wrong_names, noise)}
+    pixels, names, numbers = kinds[params["extra"]]()
+    return Extra(pixels, names, torch.full((len(names),), params["target"] != "own"), numbers)
+
+
+def draw_balanced(
+    made: Sequence[Trained], n: int, *, seed: int, chance: torch.Generator
+) -> tuple[UInt8[Tensor, "n 3 h w"], Int64[Tensor, " n"]]:
+    """Draw n images, about as many from each generator: floor(n / K) + 1 each, shuffled, and the last ones left out.
+
+    Returns:
+        The images, and the number of the generator of each.
+
+    Source: released code (utils.py, get_gan_data).
+    """
+    each = n // len(made) + 1
+    pixels = [sample(one.model["generator"], each, seed=1000 * seed + k) for k, one in enumerate(made)]
+    keep = torch.randperm(each * len(made), generator=chance)[:n]
+    return torch.cat(pixels)[keep], torch.arange(len(made)).repeat_interleave(each)[keep]
+
+
+def resize(pixels: UInt8[Tensor, "n 3 h w"], size: Sequence[int]) -> UInt8[Tensor, "n 3 i j"]:
+    """Enlarge or reduce images, bilinearly and smoothed where they shrink."""
+    if tuple(pixels.shape[2:]) == tuple(size):
+        return pixels
+    resized = functools.partial(F.interpolate, size=tuple(size), mode="bilinear", antialias=True)
+    return torch.cat([resized(part.float()).round().clamp(0, 255).byte() for part in pixels.split(512)])
+
+
+class MixedBatches:
+    """Real and extra images in one shuffled order, cropped at random, mirrored, normalised and erased."""
+
+    def __init__(self, params: Mapping[str, Any], pixels: Tensor, labels: Tensor, extra: Extra, *, device):
+        n, seed = len(labels), params["seed"]
+        self.pixels = torch.cat([pixels, extra.pixels]).to(device)
+        self.rows = [
+            torch.cat([real, more]).to(device)
+            for real, more in (
+                (labels, extra.labels),
+                (torch.zeros(n, dtype=torch.bool), extra.generated),
+                (torch.zeros(n, dtype=torch.long), extra.clusters),
+            )
+        ]
+        self.crop, self.seed = (params["crop_height"], params["crop_width"]), seed
+        self.augment = Augment(pad=0, erase=params["erase"], fill=FILL)
+        self.sampler = PlainSampler(len(self.pixels), batch_size=params["batch_size"], seed=seed)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, of the order and of the augmentation."""
+        self.epoch = epoch
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Mixed]:
+        generator, device = epoch_generator(self.seed, self.epoch, "augment"), self.pixels.device
+        for positions in self.sampler:
+            indices = torch.tensor(positions).to(device, non_blocking=True)
+            pixels = crop(self.pixels.index_select(0, indices), self.crop, generator=generator)
+            yield Mixed(self.augment(pixels, generator=generator), *(row[indices] for row in self.rows), indices)
+
+
+def crop(pixels: UInt8[Tensor, "n 3 h w"], size: tuple[int, int], *, generator: torch.Generator) -> Tensor:
+    """Cut a window of `size` out of each image, at random places.
+
+    Raises:
+        ValueError: the window is larger than the images.
+
+    >>> crop(torch.arange(4, dtype=torch.uint8).expand(1, 3, 1, 4), (1, 4), generator=torch.Generator())[0, 0]
+    tensor([[0, 1, 2, 3]], dtype=torch.uint8)
+    """
+    (height, width), (n, _, high, wide) = size, pixels.shape
+    if height > high or width > wide:
+        raise ValueError(f"a window of {height}x{width} does not fit {high}x{wide} pixels; make the crop smaller.")
+    top = torch.randint(high - height + 1, (n, 1), generator=generator) + torch.arange(height)
+    left = torch.randint(wide - width + 1, (n, 1), generator=generator) + torch.arange(width)
+    every, channel = torch.arange(n)[:, None, None, None], torch.arange(3)[:, None, None]
+    return pixels[tuple(i.to(pixels.device) for i in (every, channel, top[:, None, :, None], left[:, None, None]))]
