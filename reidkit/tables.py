@@ -168,8 +168,8 @@ def difference(
 
 
 def _map_and_rank1(percent: Sequence[float] | None) -> str:
-    """ "88.9 / 94.9" (and rank-5, rank-10 where they are printed), or a dash."""
-    return " / ".join(f"{value:.1f}" for value in percent) if percent else "–"
+    """ "88.9 / 94.9" (and rank-5, rank-10 where they are printed), or a dash; a dash for each that is not printed."""
+    return " / ".join("–" if value is None else f"{value:.1f}" for value in percent) if percent else "–"
 
 
 def _pair(ours: Result, theirs: Result) -> Pair:

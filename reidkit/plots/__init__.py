@@ -15,6 +15,7 @@ from reidkit.plots.curves import (  # noqa: F401  # noqa: F401, I001
     training_curves,
 )
 from reidkit.plots.diagrams import average_precision_areas, flow, neighbour_steps, ranking_strip  # noqa: F401
+from reidkit.plots.generated import cluster_panels, label_bars  # noqa: F401
 from reidkit.plots.multilabels import camera_statistics, image_pairs, threshold_histogram  # noqa: F401
 from reidkit.plots.pictures import contact_sheet, film_strip, ranked_lists  # noqa: F401
 from reidkit.plots.portraits import course_map, loss_portraits, portrait_points  # noqa: F401
