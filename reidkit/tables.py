@@ -4,6 +4,7 @@ Every function returns rows (dicts of text), which a notebook, the command line 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -107,6 +108,24 @@ def state_of_the_art(
     if not any("features" in row for row in printed.values()):  # a paper that does not count them
         rows = [{name: text for name, text in row.items() if name != "features"} for row in rows]
     return rows
+
+
+def printed(notebook: str, table: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """One row a method of a table of the paper, as printed; a dash where nothing is.
+
+    Args:
+        notebook: "04" or "04_sparse_smoothing".
+        table: its name among `runs.published`; each of its rows is a list of numbers.
+        columns: what the numbers are.
+
+    >>> printed("04", "viper", ["rank-1", "rank-5"])[0]
+    {'method': 'ImprovedDeep', 'rank-1': '34.81', 'rank-5': '63.61'}
+    """
+    rows = runs.published(notebook)[table].items()
+    texts = {name: ["–" if value is None else f"{value:.2f}" for value in row] for name, row in rows}
+    return [
+        {"method": name} | dict(zip_longest(columns, row[: len(columns)], fillvalue="–")) for name, row in texts.items()
+    ]
 
 
 def effects(

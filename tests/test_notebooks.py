@@ -55,7 +55,7 @@ def parameters(path: Path) -> dict[str, object]:
     return values
 
 
-@pytest.mark.parametrize("name", COURSE[:4])
+@pytest.mark.parametrize("name", COURSE[:7])
 def test_the_course_begins(name):
     assert (NOTEBOOKS / f"{name}.ipynb").exists()
 
