@@ -87,6 +87,7 @@ EFFECTS = (
     Effect("default", "pretrained", "MAR is better than direct transfer", PAPER),
     Effect("default", "control", "MAR is better than as many steps on the agents alone"),
     Effect("default", "baseline", "multilabels mine better than features", PAPER),
+    Effect("without_cml", "baseline_without_cml", "they do so where no camera is corrected"),
     Effect("default", "without_cml", "consistency over cameras helps", PAPER),
     Effect("default", "without_ral", "reference agents have to go on learning", PAPER),
     Effect("default", "without_cml_ral", "both together help", PAPER),
