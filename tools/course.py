@@ -73,7 +73,7 @@ def main() -> int:
     start, drawn = time.perf_counter(), 0.0
     if options.preset in CITY_PRESETS:
         print("drawing the people", flush=True)
-        for city in ("market", "duke"):
+        for city in ("market", "duke", "auxiliary"):
             open_split(city, preset=options.preset)
         drawn = time.perf_counter() - start
         print(f"  {drawn:.0f} s", flush=True)
