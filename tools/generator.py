@@ -1,6 +1,6 @@
 """Train the reference generator, from which those of clusters can start: data/weights/generator.safetensors.
 
-    python tools/generator.py                    # about a quarter of an hour on one core
+    python tools/generator.py                    # 24 minutes on a shared core
 
 A DCGAN of 64x32 pixels learns from all people of the tiny `auxiliary` city, seed 0. Nobody of them lives in another
 city, so that no experiment's data set is in it. Both networks are kept in half precision, with what was measured beside
