@@ -50,7 +50,7 @@ def find_extra(
     """The extra images of a run, `amount` times `amount_factor` of them, by the parameter `extra`.
 
     "none"; "generated", as many from each cluster's generator; "wrong_clusters", the same with another cluster each,
-    drawn at random; "copies" of training images; "wrong_names", the same with an identity each, drawn at random;
+    drawn at random; "copies" of training images; "wrong_identities", the same with an identity each, drawn at random;
     "noise", every byte drawn for itself, and the cluster too.
 
     Args:
@@ -75,7 +75,7 @@ def find_extra(
         rows = torch.cat(rounds)[:n]
         return images.pixels[rows], labels[rows], torch.zeros_like(rows) if clusters is None else clusters[rows]
 
-    def wrong_names() -> tuple[Tensor, ...]:
+    def wrong_identities() -> tuple[Tensor, ...]:
         pixels, _, numbers = copies()
         return pixels, torch.randint(int(labels.max()) + 1, (n,), generator=chance), numbers
 
@@ -86,7 +86,7 @@ def find_extra(
     def none() -> tuple[Tensor, ...]:
         return images.pixels[:0], labels[:0], labels[:0]
 
-    kinds = {kind.__name__: kind for kind in (none, generated, wrong_clusters, copies, wrong_names, noise)}
+    kinds = {kind.__name__: kind for kind in (none, generated, wrong_clusters, copies, wrong_identities, noise)}
     pixels, names, numbers = kinds[params["extra"]]()
     return Extra(pixels, names, torch.full((len(names),), params["target"] != "own"), numbers)
 

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -20,24 +20,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reidkit import runs
-from reidkit.data.images import Images, identity_labels, load, normalise
+from reidkit.data.images import Images, identity_labels, load
 from reidkit.data.samplers import epoch_generator
-from reidkit.distances import squared_euclidean
-from reidkit.embed import Embeddings, embed
+from reidkit.embed import embed
 from reidkit.losses.smoothing import all_in_one_loss, cluster_membership, lsro_loss, sparse_label_smoothing_loss
-from reidkit.metrics import generation
-from reidkit.metrics.clustering import kmeans, silhouette
-from reidkit.metrics.protocols import multi_query, single_gallery_shot
-from reidkit.metrics.reranking import k_reciprocal_rerank
-from reidkit.metrics.retrieval import evaluate
+from reidkit.metrics.clustering import kmeans
 from reidkit.models.heads import ReID
 from reidkit.models.sparse_smoothing import ClassBlock, WithoutReLU
 from reidkit.progress import note
 from reidkit.recipes import supervised
-from reidkit.recipes.extra_images import Extra, Mixed, MixedBatches, find_extra, resize
-from reidkit.recipes.generators import MADE_BY, Trained, code_digest, fingerprint, keep, sample, train_generators
-from reidkit.recipes.ranking import rerank
+from reidkit.recipes.extra_images import Extra, Mixed, MixedBatches, find_extra
+from reidkit.recipes.generators import MADE_BY, code_digest, fingerprint, keep, train_generators
 from reidkit.recipes.sources import Data, load_data
+from reidkit.recipes.sparse_measures import Space, accuracy, by_protocol, features_of, judge, separation
 from reidkit.runs import Effect, Result, Variant
 from reidkit.training import Cycle, History, Schedule, fit, warmup_cosine, warmup_steps
 
@@ -53,7 +48,7 @@ VARIANTS = {
     # what a gain has to be compared with: as many extra images, or as much smoothing, without a generator
     "copies": Variant("real images again", {"extra": "copies", "target": "own"}),
     "copies_smoothed": Variant("real images again, SLSR labels", {"extra": "copies"}),
-    "wrong_names": Variant("real images, mixed-up identities", {"extra": "wrong_names", "target": "own"}),
+    "wrong_identities": Variant("real images, mixed-up identities", {"extra": "wrong_identities", "target": "own"}),
     "wrong_clusters": Variant("GAN images, mixed-up clusters", {"extra": "wrong_clusters"}),
     "noise": Variant("pure noise, SLSR labels", {"extra": "noise"}),
     # clusters of few identities, and one generator for all
@@ -79,7 +74,7 @@ VARIANTS = {
 }
 STUDIES = {  # groups of variants that are run together
     "headline": ("baseline", "lsr", "lsro", "default"),
-    "controls": ("copies", "copies_smoothed", "wrong_names", "wrong_clusters", "noise"),
+    "controls": ("copies", "copies_smoothed", "wrong_identities", "wrong_clusters", "noise"),
     "sparse": ("clusters_12", "clusters_12_wrong", "clusters_12_lsro"),
     "targets": ("all_in_one", "lsro", "default"),
     "amounts": tuple(name for name in VARIANTS if name.startswith("amount_")),
@@ -95,7 +90,7 @@ EFFECTS = (
     Effect("default", "copies_smoothed", "drawn images are better than real ones with the same labels"),
     Effect("default", "wrong_clusters", "the right cluster matters"),
     Effect("default", "noise", "drawn images are better than noise"),
-    Effect("wrong_names", "copies", "mixed-up identities do not hurt"),
+    Effect("wrong_identities", "copies", "mixed-up identities do not hurt"),
     Effect("clusters_12", "clusters_12_lsro", "sparse labels are better, 12 clusters"),
     Effect("clusters_12", "clusters_12_wrong", "the right cluster matters, 12 clusters"),
     Effect("all_in_one", "baseline", "all in one helps", "Zheng et al., ICCV 2017"),
@@ -103,7 +98,7 @@ EFFECTS = (
 CHOICES = {  # looked at before anything is trained
     "protocol": ("market", "cuhk03", "viper"),
     "cluster_net": ("ce", "weights"),
-    "extra": ("none", "generated", "copies", "wrong_names", "wrong_clusters", "noise"),
+    "extra": ("none", "generated", "copies", "wrong_identities", "wrong_clusters", "noise"),
     "target": ("cluster", "uniform", "extra", "own"),
     "gan_init": ("reference", "whole", "scratch"),
 }
@@ -117,26 +112,6 @@ TRAINED_WITH = (
     *("recipes/sparse_smoothing", "recipes/extra_images", "recipes/supervised", "data/images", "data/samplers"),
     *("models/backbones", "models/heads", "models/sparse_smoothing", "models/precision", "training"),
 )
-
-
-class Space(NamedTuple):
-    """Where training images are cut into clusters.
-
-    Attributes:
-        model: the first network.
-        features: (n, d) of all training images, as they leave it, on the CPU.
-        clusters: (n,) numbers from 0.
-        membership: (k, C), whether an identity has images in a cluster.
-        generators: of each cluster; empty where no image is drawn.
-        metrics: what `judge` says about them.
-    """
-
-    model: ReID
-    features: Float[Tensor, "n d"]
-    clusters: Int64[Tensor, " n"]
-    membership: Bool[Tensor, "k c"]
-    generators: list[Trained]
-    metrics: dict[str, float]
 
 
 def training_step(model: ReID, batch: Mixed, *, loss: Callable) -> dict[str, Tensor]:
@@ -212,7 +187,7 @@ def check(params: Mapping[str, Any]) -> None:
     for name, allowed in CHOICES.items():
         runs.choose(name, params[name], dict.fromkeys(allowed))
     own, extra = params["target"] == "own", params["extra"]
-    if own and extra not in ("none", "copies", "wrong_names"):
+    if own and extra not in ("none", "copies", "wrong_identities"):
         raise ValueError(f'images of the kind "{extra}" have no identity of their own; set target to "cluster".')
     if params["label_smoothing"] and not own and extra != "none":
         raise ValueError('label_smoothing is of real images; set it to 0, or extra to "none".')
@@ -278,14 +253,6 @@ def first_network(
         name = fingerprint(TRAINED_WITH, settings, images.pixels, labels, *model.state_dict().values())
         model.load_state_dict(keep(f"network-{name}", make)[0])
     return model, features_of(model, images.pixels)
-
-
-@torch.no_grad()
-def features_of(model: ReID, pixels: Tensor, *, batch_size: int = 256) -> Float[Tensor, "n d"]:
-    """Pooled features as they leave the network, of any length, on the CPU."""
-    model.eval()
-    device = next(model.parameters()).device
-    return torch.cat([model(normalise(part.to(device))).feature.cpu() for part in pixels.split(batch_size)])
 
 
 def train(
@@ -382,71 +349,3 @@ def inverse_decay(epoch: float, *, steps: int, gamma: float = 1e-4, power: float
     (1.0, 0.5)
     """
     return (1 + gamma * epoch * steps) ** -power
-
-
-def by_protocol(
-    params: Mapping[str, Any], data: Data, model: ReID, query: Embeddings, gallery: Embeddings, options: Mapping
-) -> dict[str, float]:
-    """What the data set's own tables hold beside single queries over the whole gallery."""
-    found = rerank(query, gallery)
-    if data.split.multi_query:
-        boxes = embed(model, load(data.split.multi_query, data.query.pixels.shape[2:]), **options)
-        averages = multi_query(boxes.x, boxes.pids, boxes.camids, query.pids, query.camids)
-        sides = (query.pids, query.camids, gallery.pids, gallery.camids)
-        found |= _named(evaluate(averages, gallery.x, *sides), "multi")
-    if params["protocol"] == "cuhk03":
-        ids = (query.pids, query.camids, gallery.pids, gallery.camids)
-        single = single_gallery_shot(squared_euclidean(query.x, gallery.x), *ids)
-        again = single_gallery_shot(k_reciprocal_rerank(query.x, gallery.x), *ids)
-        found |= _named(single, "single") | _named(again, "single_reranked")
-    return found
-
-
-def _named(ranking, what: str) -> dict[str, float]:
-    return {f"rank{k}_{what}": float(ranking.cmc[k - 1]) for k in (1, 5, 10, 20)} | {f"mAP_{what}": float(ranking.mAP)}
-
-
-def judge(params: Mapping[str, Any], images: Images, space: Space) -> dict[str, float]:
-    """How large clusters are, how many identities they hold, and how their drawn images compare with real ones.
-
-    Returns:
-        For each cluster k: `images_k`; `members_k`, the share of all identities; and in the features of the first
-        network, between half of its images and as many drawn ones, `frechet_k` (`floor_k` between the two halves),
-        `spread_k` and `nearest_k`. A line names the generator that has collapsed.
-    """
-    found = {}
-    for k, members in enumerate(space.membership.double().mean(1).tolist()):
-        mine = (space.clusters == k).nonzero()[:, 0]
-        found |= {f"members_{k}": members, f"images_{k}": len(mine)}
-        if space.generators and len(mine) > 3:
-            order = torch.randperm(len(mine), generator=epoch_generator(0, 0))
-            real, other = space.features[mine[order]].tensor_split(2)
-            pixels = sample(space.generators[k].model["generator"], len(other), seed=params["seed"])
-            drawn = features_of(space.model, resize(pixels, images.pixels.shape[2:]))
-            found |= {f"frechet_{k}": generation.frechet_distance(real, drawn)}
-            found |= {f"floor_{k}": generation.frechet_distance(real, other)}
-            spread, nearest = generation.spread_ratio(real, drawn), generation.nearest_ratio(real, drawn)
-            found |= {f"spread_{k}": spread, f"nearest_{k}": nearest}
-            if spread < generation.COLLAPSED_SPREAD or nearest < generation.COLLAPSED_NEAREST:
-                note(f"cluster {k}: the generator draws a few images over and over; try another gan_lr or gan_epochs.")
-    return found
-
-
-def separation(features: Float[Tensor, "n d"], ks: tuple[int, ...] = (2, 3, 4, 5)) -> dict[str, float]:
-    """Mean silhouettes of K clusters, Table 1: `silhouette_K` in the features, `silhouette_plane_K` in their first two
-    principal axes, where the released script clusters and measures (D1.6).
-    """
-    centred = features - features.mean(0)
-    plane = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
-    spaces = {f"silhouette{where}_{k}": (x, k) for where, x in (("", features), ("_plane", plane)) for k in ks}
-    scores = {name: silhouette(x, kmeans(x, k, seed=0, n_init=10).labels) for name, (x, k) in spaces.items()}
-    return {name: score.mean().item() for name, score in scores.items()}
-
-
-def accuracy(model: ReID, images: Images, labels: Int64[Tensor, " n"]) -> float:
-    """The share of images whose identity has the highest logit."""
-    model.eval()
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        logits = [model(normalise(part.to(device))).logits.cpu() for part in images.pixels.split(256)]
-    return float((torch.cat(logits).argmax(1) == labels).double().mean())

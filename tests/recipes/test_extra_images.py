@@ -15,7 +15,7 @@ from reidkit.recipes.generators import Trained, build, sample
 ORACLE = np.load(Path(__file__).parents[1] / "oracles" / "p001_gan_labels.npz")
 PARAMS = {"seed": 0, "amount": 20, "amount_factor": 1.0, "extra": "generated", "target": "cluster"}
 GAN = {"gan_height": 16, "gan_width": 8, "gan_channels": 4, "gan_stages": 2}
-KINDS = ("generated", "wrong_clusters", "copies", "wrong_names", "noise")
+KINDS = ("generated", "wrong_clusters", "copies", "wrong_identities", "noise")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_copies_are_training_images_each_as_often_as_the_others(bank, made):
 
 
 def test_mixed_up_names_belong_to_nobody_in_particular(bank, made):
-    extra = find(bank, made, "wrong_names", target="own", amount=600)
+    extra = find(bank, made, "wrong_identities", target="own", amount=600)
     truth = LABELS[extra.pixels[:, 0, 0, 0].long()]
     for label in range(3):
         assert min(shares(extra.labels[truth == label], 3)) > 40  # of 200

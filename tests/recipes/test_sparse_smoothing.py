@@ -21,7 +21,7 @@ from reidkit.metrics import generation
 from reidkit.metrics.clustering import kmeans
 from reidkit.metrics.reranking import k_reciprocal_rerank
 from reidkit.models.backbones import resnet50, small_resnet
-from reidkit.recipes import generators, sources, sparse_smoothing, supervised
+from reidkit.recipes import generators, sources, sparse_measures, sparse_smoothing, supervised
 from reidkit.recipes.extra_images import Mixed
 from reidkit.recipes.sparse_smoothing import (
     EFFECTS,
@@ -389,7 +389,7 @@ def test_drawn_images_are_judged_in_the_features_of_the_first_network(archives):
             order = torch.randperm(n, generator=sparse_smoothing.epoch_generator(0, 0))
             real, other = space.features[space.clusters == k][order].tensor_split(2)
             pixels = generators.sample(space.generators[k].model["generator"], len(other), seed=0)
-            drawn = sparse_smoothing.features_of(space.model, sparse_smoothing.resize(pixels, (36, 18)))
+            drawn = sparse_smoothing.features_of(space.model, sparse_measures.resize(pixels, (36, 18)))
             assert metrics[f"frechet_{k}"] == pytest.approx(generation.frechet_distance(real, drawn))
             assert metrics[f"floor_{k}"] == pytest.approx(generation.frechet_distance(real, other))
             assert metrics[f"spread_{k}"] == pytest.approx(generation.spread_ratio(real, drawn))
@@ -405,7 +405,7 @@ def test_a_collapsed_generator_is_named_before_the_second_network_is_trained(arc
     def sampled(generator, n, *, seed):
         return several[torch.arange(n) % len(several)]
 
-    monkeypatch.setattr(sparse_smoothing, "sample", sampled)
+    monkeypatch.setattr(sparse_measures, "sample", sampled)
     monkeypatch.setattr(sparse_smoothing, "train", lambda *_, **__: pytest.fail("first the line"))
     params = params_of(archives, clusters=1, cluster_net="weights")
     data = sparse_smoothing.load_data(params, progress=False)
@@ -544,6 +544,7 @@ def test_multi_query_is_the_average_of_the_boxes_of_each_query(tmp_path):
 
     cmc, mean = by_hand(dist, people_of(query), people_of(gallery), lambda q, g: q[0] == g[0] and q[1] != g[1], junk)
     assert result.metrics["mAP_multi"] == pytest.approx(mean)
+    assert mean < result.metrics["mAP_multi_trapezoid"] <= 1  # the trapezoid begins at a precision of 1
     assert [result.metrics[f"rank{k}_multi"] for k in (1, 5, 10, 20)] == pytest.approx(cmc)
     assert result.metrics["mAP_multi"] != result.metrics["mAP"]
 
