@@ -3,11 +3,17 @@
 #   make course                            all there is to a first look
 #   UV_TORCH_BACKEND=cpu make course       the same with the small PyTorch for computers without a GPU
 #   make PYTHON=python3.12 course          with the Python you name
+#   make VERSIONS=oldest unit              with the oldest versions that pyproject.toml allows (newest: without the lock)
 
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
 READY := .venv/.ready
 ONLY ?=
+
+VERSIONS ?= locked
+oldest := --resolution lowest-direct
+newest := --upgrade
+locked := --constraint requirements.lock
 
 FAULTS ?= 20
 
@@ -84,6 +90,6 @@ $(READY): pyproject.toml requirements.lock
 	  done; \
 	  echo "setting up .venv with $$($$python --version); this downloads PyTorch and Jupyter once" && \
 	  $$python -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint requirements.lock --editable ".[test]"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $($(VERSIONS)) --editable ".[test]"
 	@$(BIN)/python -W ignore -c "import umap"  # compiles its kernels, once
 	@touch $@

@@ -157,6 +157,17 @@ def effects(
     return rows
 
 
+def printed_difference(notebook: str, variant: str, against: str, *, city: str = "market") -> float | None:
+    """What the paper prints for one variant less what it prints for another: mAP, points; None where it prints neither.
+
+    >>> round(printed_difference("03", "default", "softmax"), 1)
+    2.8
+    """
+    rows = runs.published(notebook).get("table_of_variants", {})
+    ours, theirs = (rows.get(name, {}).get(city) for name in (variant, against))
+    return ours[0] - theirs[0] if ours and theirs else None
+
+
 def power(
     notebook: str, preset: str, *, points: Sequence[float] = (1, 2, 5), folder: str | Path = runs.RESULTS
 ) -> list[dict[str, str]]:

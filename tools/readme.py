@@ -12,10 +12,13 @@ from pathlib import Path
 
 import nbformat
 
+import thumbnails
 from front import ROOT, code_lines, front, library_files, notebook_paths
 from reidkit import files, runs, tables
+from reidkit.studies import recipe
 
 RESULTS = ROOT / "figures" / "results"
+FEWEST = 3  # seeds of a claim in the README; the notebooks show the others too
 BLOCK = re.compile(r"(<!-- begin:(\w+) -->)(\n?).*?(<!-- end:\2 -->)", re.S)
 
 
@@ -37,7 +40,8 @@ def fill(text: str, blocks: dict[str, str]) -> str:
 
 def readme_blocks() -> dict[str, str]:
     """The blocks of README.md."""
-    return {"course": course(), "notebooks": notebook_table(), "results": result_table(), "lines": line_count()}
+    blocks = {"course": course(), "notebooks": notebook_table(), "results": result_table()}
+    return blocks | {"questions": question_table(), "lines": line_count()}
 
 
 def timing() -> dict:
@@ -74,24 +78,47 @@ def cost(path: Path) -> str:
 
 
 def notebook_table() -> str:
-    """One row per notebook: where it is, what it is about, what a reader can do afterwards, what it costs."""
-    rows = ["| notebook | in one sentence | after it you can | quick run |", "|---|---|---|---|"]
+    """One row per notebook: a figure of it, where it is, what it is about, what it costs."""
+    rows = ["| | notebook | quick run |", "|---|---|---|"]
     for path in notebook_paths():
         lines = front(path)
-        link = f"[{lines.number} {lines.title}](notebooks/{path.name})"
-        rows.append(f"| {link} | {lines.sentence} | {lines.learn} | {cost(path)} |")
+        picture = f'<img src="figures/thumbnails/{path.stem}.png" width="{thumbnails.WIDTH}" alt="a figure of {path.stem}">'
+        link = f"**[{lines.number} {lines.title}](notebooks/{path.name})**"
+        rows.append(f"| {picture} | {link}<br>{lines.sentence} | {cost(path)} |")
     return "\n".join(rows)
 
 
 def result_table() -> str:
-    """The verdicts: for each recorded study, what was claimed, by whom, and what the runs say."""
-    studies = sorted({(r.notebook, r.preset) for r in runs.load_results(folder=RESULTS) if r.preset != "quick"})
-    parts = []
-    for notebook, preset in studies:
-        rows = [row for row in tables.effects(notebook, preset, folder=RESULTS) if row["verdict"] != tables.NOT_RUN]
-        if rows:
-            parts.append(f"Notebook {notebook}, preset `{preset}`:\n\n{tables.text(rows, markdown=True)}")
-    return "\n\n".join(parts) or "No full run is recorded yet."
+    """What the papers claim, each with its difference as printed and as recorded on drawn people, and the verdict."""
+    rows = [row for notebook, preset in studies() for row in claims(notebook, preset)]
+    return tables.text(rows, markdown=True) if rows else "No full run is recorded yet."
+
+
+def question_table() -> str:
+    """The same for what nobody claimed: our own questions."""
+    rows = [row for notebook, preset in studies() for row in claims(notebook, preset, ours=True)]
+    return tables.text(rows, markdown=True) if rows else "No full run is recorded yet."
+
+
+def studies() -> list[tuple[str, str]]:
+    """The (notebook, preset) of all recorded studies."""
+    return sorted({(r.notebook, r.preset) for r in runs.load_results(folder=RESULTS) if r.preset != "quick"})
+
+
+def claims(notebook: str, preset: str, *, ours: bool = False) -> list[dict[str, str]]:
+    """One row a claim that recorded runs of three seeds or more decide; `ours`: of our questions, else of papers."""
+    rows = []
+    for effect in recipe(notebook).EFFECTS:
+        (row,) = tables.effects(notebook, preset, [effect], folder=RESULTS)
+        if bool(effect.source) == ours or int(row["seeds"]) < FEWEST:
+            continue
+        printed = tables.printed_difference(notebook, effect.variant, effect.against)
+        recorded = f"{row['mAP, points']} ({row['95 % interval']})"
+        place = f"{notebook}, {effect.source.removeprefix('the paper, ')}" if effect.source else notebook
+        cells = {"where": place, "claim": effect.says}
+        cells |= {} if ours else {"printed": "–" if printed is None else f"{printed:+.1f}"}
+        rows.append(cells | {"recorded": recorded, "seeds": row["seeds"], "verdict": row["verdict"]})
+    return rows
 
 
 def line_count() -> str:
@@ -121,6 +148,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fill in the generated blocks of README.md and the notebooks.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a block is out of date")
     check = parser.parse_args().check
+    if not check:
+        thumbnails.main()
     stale = {path: text for path, text in rendered().items() if path.read_text() != text}
     for path, text in stale.items():
         print(f"{'out of date' if check else 'filled in'}: {path.relative_to(ROOT)}")
