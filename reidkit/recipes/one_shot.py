@@ -75,7 +75,7 @@ VARIANTS = {
     },
     # bounds and starts
     "direct": Variant("the start, not trained", {"enlarging_factor": 1.0, "epochs": 0}),
-    "one_shot_only": Variant("labelled images only", {"enlarging_factor": 1.0}),
+    "one_shot_only": Variant("labels of one image each, no guesses", {"enlarging_factor": 1.0}),
     "supervised": Variant("all labels", {"enlarging_factor": 1.0, "final_full_step": True, "labels": "true"}),
     "from_scratch": Variant("B + FSR + JD, from scratch", {"weights": ""}),
 }
@@ -95,9 +95,9 @@ EFFECTS = (
     Effect("fsr_0_1", "base_0_1", "FSR helps at p = 0.1", PAPER + "2"),
     Effect("joint_0_1", "base_0_1", "the joint distance helps at p = 0.1", PAPER + "2 and Fig. 4"),
     Effect("default_0_1", "base_0_1", "both together help at p = 0.1", PAPER + "2"),
-    Effect("default_0_1", "default", "p = 0.1 is better than p = 0.2", PAPER + "1"),
-    Effect("default_0_05", "default_0_1", "p = 0.05 is better than p = 0.1", PAPER + "1"),
-    Effect("default", "default_0_3", "p = 0.2 is better than p = 0.3", PAPER + "1"),
+    Effect("default_0_1", "default", "p = 0.1 is better than p = 0.2"),
+    Effect("default_0_05", "default_0_1", "p = 0.05 is better than p = 0.1"),
+    Effect("default", "default_0_3", "p = 0.2 is better than p = 0.3"),
     Effect("fsr", "convolution", "FSR helps more than its convolution does"),
     Effect("one_shot_only", "direct", "one image of each person helps"),
     Effect("default", "one_shot_only", "guessed identities help"),
