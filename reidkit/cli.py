@@ -68,7 +68,9 @@ def doctor(context: click.Context, folder: Path) -> None:
 @click.option("--variants", default="", help="Which, with commas between them; names of groups too. All if empty.")
 @click.option("--seeds", default="0,1,2", help="With commas between them.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another parameter; asks for --out.")
-@click.option("--workers", default=0, help="Processes; 0 takes one per GPU, or per core.")
+@click.option("--workers", default=0, help="Runs at a time; 0 takes one per GPU, or per core.")
+@click.option("--engine", default="processes", type=click.Choice(["processes", "ray"]), help="What starts the runs.")
+@click.option("--address", default="", help="Ray cluster to join, auto or host:port; else Ray runs here only.")
 @click.option("--keep", is_flag=True, help="Leave results of older code alone.")
 @click.option(
     "--verify", is_flag=True, help="Repeat one run per variant of older code; the same numbers make all valid."
@@ -82,6 +84,8 @@ def study(
     seeds: str,
     changes: tuple[str, ...],
     workers: int,
+    engine: str,
+    address: str,
     keep: bool,
     verify: bool,
     out: Path | None,
@@ -104,14 +108,32 @@ def study(
         for job in jobs:
             click.echo(f"{job.name:40} {job.state(folder)}")
         return
-    if verify and (different := studies.verify(jobs, workers=workers, folder=folder)):
+    where = {"workers": workers, "engine": engine, "address": address, "folder": folder}
+    if verify and (different := studies.verify(jobs, **where)):
         raise ValueError(
             f"{len(different)} runs came out differently: {', '.join(different)}; run them without --verify."
         )
     if verify:
         return
-    if failed := studies.run_study(jobs, workers=workers, keep=keep, folder=folder):
+    if failed := studies.run_study(jobs, keep=keep, **where):
         raise ValueError(f"{len(failed)} of {len(jobs)} runs failed; the first: {failed[0]}. Logs are in runs/studies.")
+
+
+@main.command()
+@click.argument("notebook")
+@click.option("--preset", default="quick", help="Size of the run.")
+@click.option("-p", "changes", type=(str, str), multiple=True, metavar="NAME VALUE", help="Another parameter.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; one in runs/notebooks otherwise.")
+@click.option("--dry-run", is_flag=True, help="Check everything, and say what would be run and what it would take.")
+def run(notebook: str, preset: str, changes: tuple[tuple[str, str], ...], out: Path | None, dry_run: bool) -> None:
+    """Execute a notebook headless; killed and started again, it repeats no training that was done.
+
+    NOTEBOOK is named by its two digits. Paths in parameters count from the working directory.
+    """
+    from reidkit import headless
+
+    plan = headless.plan(notebook, preset, changes, out)
+    headless.describe(plan) if dry_run else headless.run(plan)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Studies: many runs of one recipe, in several processes, that may be killed at any moment and then go on.
+"""Studies: many runs of one recipe, several at a time, that may be killed at any moment and then go on.
 
 A run is done when its result file holds these parameters, made by this code. What happened when stands in a ledger, one
 line of JSON an event; nothing is decided from it.
@@ -11,12 +11,13 @@ import hashlib
 import importlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -24,8 +25,9 @@ from typing import Any
 
 import torch
 
-from reidkit import files, runs
-from reidkit.progress import bar, note
+from reidkit import cluster, files, runs
+from reidkit.board import Board, Row
+from reidkit.progress import note
 from reidkit.recipes import RECIPES
 from reidkit.recipes.sources import CITIES
 
@@ -33,6 +35,12 @@ LIBRARY = Path(__file__).resolve().parent
 WITHOUT_EFFECT = ("files", "progress", "runs", "checkpoints")  # modules that move bytes and names, not numbers
 NAMED_BY_PARAMETERS = ("VARIANTS", "STUDIES", "EFFECTS", "KNOBS", "CITIES", "ARCHIVES")  # and compared with them
 TRIES = 2  # a run that failed is tried once more: the machine may have been short of memory
+LOSSES = 5  # processes of one run that may be killed from outside; each goes on where the last one was
+ENGINES = ("processes", "ray")
+REFUSED = 3  # exit code of a process whose project is not that of the study
+CALL = "import sys; from reidkit.studies import work; work(*sys.argv[1:])"
+ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+NOT_PASSED_ON = ("REIDKIT_LIVE", "JPY_", "MPLBACKEND", "RAY_")  # beginnings of variables of a notebook, and of Ray
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,8 @@ def run_study(
     keep: bool = False,
     folder: str | Path = runs.RESULTS,
     ledger: str | Path = "",
+    engine: str = "processes",
+    address: str = "",
     progress: bool = True,
 ) -> list[str]:
     """Run what is not done yet, several at a time, each in a process of its own.
@@ -207,58 +217,114 @@ def run_study(
 
     Args:
         jobs: from `plan`.
-        workers: processes; 0 takes one for each GPU, or without one, for each core.
+        workers: runs at a time; 0 takes one for each GPU, or without one, for each core.
         keep: leave runs alone that were recorded with the same parameters by other code.
         folder: where result files go.
         ledger: file of JSON lines to add the events to, with the logs beside it; by default in `runs/studies`.
-        progress: show a bar, and a line for each finished run.
+        engine: "processes" of this machine, or "ray".
+        address: of a Ray cluster to join, "auto" or host:port; by default Ray runs on this machine only.
+        progress: show a table, or in a log a line for each finished run.
 
     Returns:
         The names of the runs that failed, with the reason; empty when the study is complete.
+
+    Raises:
+        ValueError: Ray is not there, or a machine of its cluster has another copy of the project.
     """
-    folder = Path(folder)
-    ledger = Path(ledger or runs.ROOT / "runs" / "studies" / f"{jobs[0].notebook}.{jobs[0].preset}.jsonl")
-    logs = ledger.parent
+    folder = Path(folder).absolute()
+    ledger = Path(ledger or runs.ROOT / "runs" / "studies" / f"{jobs[0].notebook}.{jobs[0].preset}.jsonl").absolute()
     fine = ("done", "stale") if keep else ("done",)
-    todo = [(job, 1) for job in jobs if job.state(folder) not in fine]
+    todo = [job for job in jobs if job.state(folder) not in fine]
     note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are done", enabled=progress)
-    slots = _slots(workers)
-    busy: dict[int, tuple[Job, int, subprocess.Popen, float]] = {}
-    failed = []
-    total = len(todo)
-    shown = bar(title=f"study {jobs[0].notebook} ({jobs[0].preset})", total=total, unit="runs", enabled=progress)
+    if not todo:
+        return []
+    rows = [Row(job.name) for job in todo]
+    waiting, busy, failed, start = list(range(len(todo))), set(), [], time.monotonic()
+    pool, board = _engine(engine, address, workers, folder, ledger.parent), Board(rows, enabled=progress)
     try:
-        while todo or busy:
-            for slot in [slot for slot in range(len(slots)) if slot not in busy][: len(todo)]:
-                job, attempt = todo.pop(0)
-                files.append_json(ledger, _event("start", job, attempt=attempt))
-                busy[slot] = (job, attempt, _start(job, folder, logs, slots[slot]), time.monotonic())
-            time.sleep(0.1)
-            for slot in [slot for slot, (*_, process, _) in busy.items() if process.poll() is not None]:
-                job, attempt, process, start = busy.pop(slot)
-                seconds = round(time.monotonic() - start, 1)
-                if process.returncode == 0:
-                    files.append_json(ledger, _event("done", job, seconds=seconds))
-                    note(f"{job.name}: done in {seconds:.0f} s", enabled=progress)
-                    shown.update()
-                    continue
-                reason = _last_line(logs / f"{job.name}.log") or f"the process ended with code {process.returncode}"
-                files.append_json(ledger, _event("failed", job, seconds=seconds, reason=reason))
-                note(f"{job.name}: failed ({reason})", enabled=progress)
-                if attempt < TRIES:
-                    todo.append((job, attempt + 1))
-                else:
-                    failed.append(f"{job.name}: {reason}")
+        while waiting or busy:
+            while waiting and pool.room():
+                busy.add(number := waiting.pop(0))
+                job = todo[number]
+                pool.start(number, job, expected=_expected(job), near=rows[number].place)
+            for number, news in pool.poll():
+                job, row = todo[number], rows[number]
+                _settle(job, row, news, folder, ledger, board)
+                busy -= {number} if row.state != "running" else set()
+                waiting += [number] if row.state == "waiting" else []
+                failed += [f"{job.name}: {news['reason']}"] if row.state == "failed" else []
+            board.draw()
     finally:
-        shown.close()
-        for *_, process, _ in busy.values():
-            process.kill()
-            process.wait()
+        board.clear()
+        pool.close()
+    done = len(jobs) - len(failed)
+    note(f"{done} of {len(jobs)} runs are done, after {time.monotonic() - start:.0f} s", enabled=progress)
     return failed
 
 
+def _engine(name: str, address: str, workers: int, folder: Path, logs: Path) -> "_Processes | cluster.Ray":
+    if runs.choose("engine", name, dict.fromkeys(ENGINES, name)) == "ray":
+        study = {"call": CALL, "folder": str(folder), "logs": str(logs), "environment": ALONE, "dropped": NOT_PASSED_ON}
+        return cluster.Ray(workers=workers, address=address, study=study)
+    if address:
+        raise ValueError("an address is that of a Ray cluster; ask for it by --engine ray.")
+    return _Processes(workers, folder, logs)
+
+
+def _settle(job: Job, row: Row, news: dict[str, Any], folder: Path, ledger: Path, board: Board) -> None:
+    """Write down what happened to a run, say it, and decide what comes next; a reason is added to bad news."""
+    row.node, row.place = news.get("node", row.node), news.get("place", row.place)
+    if news["state"] == "running":
+        row.state, row.since, row.tries = "running", time.monotonic(), row.tries + 1
+        files.append_json(ledger, _event("start", job, attempt=row.tries, node=row.node))
+        return
+    facts = {"seconds": round(row.spent(), 1), "node": row.node}
+    if "code" in news:
+        news |= _ending(news["code"], news["said"])
+    if "log" in news:
+        files.write_text(ledger.parent / f"{job.name}.log", news["log"])
+    if "result" in news:
+        news |= _kept(job, news["result"], folder)
+    row.seconds, row.state = facts["seconds"], news["state"]
+    if row.state == "done":
+        files.append_json(ledger, _event("done", job, **facts))
+        board.say(f"{job.name}: done in {row.seconds:.0f} s")
+        return
+    files.append_json(ledger, _event("failed", job, **facts, reason=news["reason"]))
+    board.say(f"{job.name}: failed ({news['reason']})")
+    if row.state == "refused":
+        raise ValueError(news["reason"])
+    row.failures[row.state] += 1
+    most = LOSSES if row.state == "lost" else TRIES
+    row.state = "waiting" if row.failures[row.state] < most else "failed"
+
+
+def _ending(code: int, said: str) -> dict[str, str]:
+    """What the exit code of a run's process and the last line of its log mean."""
+    reason = said if said and code > 0 else f"the process ended with code {code}"
+    state = {0: "done", REFUSED: "refused"}.get(code, "lost" if code < 0 else "failed")
+    return {"state": state, "reason": reason}
+
+
+def _kept(job: Job, values: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Record a result that was made elsewhere, if it is of this run."""
+    with tempfile.TemporaryDirectory() as here:
+        files.write_json(Path(here) / f"{job.name}.json", values)
+        result = job.recorded(here)
+    if result is None:
+        return {"state": "failed", "reason": "the result that came back is of a run with other parameters"}
+    runs.save_result(result, folder)
+    return {}
+
+
 def verify(
-    jobs: Sequence[Job], *, workers: int = 0, folder: str | Path = runs.RESULTS, ledger: str | Path = ""
+    jobs: Sequence[Job],
+    *,
+    workers: int = 0,
+    folder: str | Path = runs.RESULTS,
+    ledger: str | Path = "",
+    engine: str = "processes",
+    address: str = "",
 ) -> list[str]:
     """Repeat one recorded run of each variant with today's code; where every number is the same, all seeds stay valid.
 
@@ -267,7 +333,7 @@ def verify(
 
     Args:
         jobs: from `plan`; only those that were recorded with other code are looked at.
-        workers, folder, ledger: as in `run_study`.
+        workers, folder, ledger, engine, address: as in `run_study`.
 
     Returns:
         The names of the runs that came out differently, or failed; their results are left as they are.
@@ -278,7 +344,7 @@ def verify(
     if not first:
         return []
     with tempfile.TemporaryDirectory() as again:
-        run_study(list(first.values()), workers=workers, folder=again, ledger=ledger)
+        run_study(list(first.values()), workers=workers, folder=again, ledger=ledger, engine=engine, address=address)
         for sample in first.values():
             old, new = sample.recorded(folder), sample.recorded(again)
             if new is None or (old.metrics, old.per_query) != (new.metrics, new.per_query):
@@ -290,32 +356,82 @@ def verify(
     return different
 
 
+class _Processes:
+    """The engine of a study that runs on this machine alone."""
+
+    def __init__(self, workers: int, folder: Path, logs: Path):
+        self.slots, self.folder, self.logs = _slots(workers), folder, logs
+        self.given: dict[int, tuple[Job, int]] = {}  # by the number of a run: the run, and its slot
+        self.processes: dict[int, subprocess.Popen] = {}
+
+    def room(self) -> bool:
+        """Whether a slot is free."""
+        return len(self.given) < len(self.slots)
+
+    def start(self, number: int, job: Job, **_: Any) -> None:
+        """Give a run a slot; it begins with the next `poll`."""
+        taken = {slot for _, slot in self.given.values()}
+        self.given[number] = job, min(set(range(len(self.slots))) - taken)
+
+    def poll(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What happened since the last look; that a run begins is said just before it does."""
+        for number in self.given.keys() - self.processes.keys():
+            yield number, {"state": "running", "node": platform.node()}
+            job, slot = self.given[number]
+            self.processes[number] = _start(job, self.folder, self.logs, self.slots[slot])
+        time.sleep(0.1)
+        for number in [number for number, process in self.processes.items() if process.poll() is not None]:
+            code, (job, _) = self.processes.pop(number).returncode, self.given.pop(number)
+            yield number, {"state": "ended", "code": code, "said": cluster.last_line(self.logs / f"{job.name}.log")}
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
 def _slots(workers: int) -> list[dict[str, str]]:
     """The environment of each process that runs at the same time: one thread, and a GPU of its own if there are any."""
     gpus = torch.cuda.device_count()
     count = workers or gpus or os.cpu_count() or 1
-    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return [alone | ({"CUDA_VISIBLE_DEVICES": str(k % gpus)} if gpus else {}) for k in range(count)]
+    return [ALONE | ({"CUDA_VISIBLE_DEVICES": str(k % gpus)} if gpus else {}) for k in range(count)]
 
 
 def _start(job: Job, folder: Path, logs: Path, environment: dict[str, str]) -> subprocess.Popen:
-    call = "import sys; from reidkit.studies import work; work(*sys.argv[1:])"
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED_ON)}
     with (logs / f"{job.name}.log").open("w") as handle:
         return subprocess.Popen(
-            [sys.executable, "-c", call, json.dumps(asdict(job)), folder, logs / f".{job.name}.lock", str(os.getpid())],
+            [sys.executable, "-c", CALL, json.dumps(asdict(job)), folder, logs / f".{job.name}.lock", str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env=ours | environment,
         )
 
 
-def work(job: str, folder: str, lock: str, parent: str) -> None:
-    """What a process of a study runs: one job, unless another process has done it meanwhile."""
+def work(job: str, folder: str, lock: str, parent: str, expected: str = "{}") -> None:
+    """What a process of a study runs: one job, unless another process has done it meanwhile.
+
+    Args:
+        job: as JSON.
+        folder: of the results.
+        lock: a file that keeps two processes from doing the same; by default in `runs/studies`.
+        parent: the process to end with.
+        expected: what `_expected` says where the study was started, as JSON; with another copy of the project the run
+            is refused.
+    """
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     todo = Job(**json.loads(job))
     made = {"recipe": recipe_digest(todo.notebook)}  # of the code that runs, whatever is edited meanwhile
-    with files.lock(lock):
+    if other := [name for name, value in json.loads(expected).items() if value != _expected(todo)[name]]:
+        print(
+            f"the project on {platform.node()} is not that which started the study: its {' and '.join(other)} for "
+            f"{todo.name} differ; bring both to the same commit and start the study again.",
+            file=sys.stderr,
+        )
+        sys.exit(REFUSED)
+    with files.lock(lock or runs.ROOT / "runs" / "studies" / f".{todo.name}.lock"):
         if todo.state(Path(folder)) == "done":
             return
         try:
@@ -325,6 +441,11 @@ def work(job: str, folder: str, lock: str, parent: str) -> None:
         except (ValueError, OSError, FloatingPointError) as error:
             sys.exit(" ".join(str(error).split()))
         runs.save_result(dataclasses.replace(result, provenance=result.provenance | made), folder)
+
+
+def _expected(job: Job) -> dict[str, Any]:
+    """What must be equal on two machines for a run to be the same on both."""
+    return {"code": recipe_digest(job.notebook), "parameters": json.loads(json.dumps(runs.public(job.params)))}
 
 
 def _end_with(parent: int) -> None:
@@ -337,8 +458,3 @@ def _end_with(parent: int) -> None:
 def _event(event: str, job: Job, **facts: Any) -> dict[str, Any]:
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     return {"time": now, "event": event, "run": job.name, "recipe": recipe_digest(job.notebook), **facts}
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""

@@ -1,13 +1,17 @@
 """The README says what is so: its numbers come from files, its links lead somewhere, its commands exist."""
 
+import io
 import json
 import re
 import subprocess
 import sys
 
+import numpy
 import pytest
+from PIL import Image
 
 import readme
+import thumbnails
 from front import ROOT, notebook_paths
 from reidkit import runs
 
@@ -67,18 +71,40 @@ def test_a_block_is_replaced_and_an_unknown_one_is_an_error():
         readme.fill(text, {"x": "1"})
 
 
+def record(folder, notebook, preset, variant, seed, ap):
+    per_query = {"pid": [1, 2], "ap": [ap, ap]}
+    metrics = {"rank1": 0.5, "mAP": ap}
+    result = runs.Result(notebook, preset, variant, seed, {}, metrics, seconds=1.0, peak_memory=1, per_query=per_query)
+    runs.save_result(result, folder)
+
+
 def test_the_verdicts_are_read_off_the_recorded_files(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    assert "No full run" in readme.result_table()
-    runs_made = [("tiny", "softmax", 0, 0.5), ("tiny", "neck", 0, 0.7), ("quick", "softmax", 0, 0.1)]
-    for preset, variant, seed, ap in runs_made:  # quick is not shown
-        per_query = {"pid": [1, 2], "ap": [ap, ap]}
-        metrics = {"rank1": 0.5, "mAP": ap}
-        result = runs.Result("02", preset, variant, seed, {}, metrics, seconds=1.0, peak_memory=1, per_query=per_query)
-        runs.save_result(result, tmp_path)
-    title, _, _, _, row = readme.result_table().splitlines()
-    assert title == "Notebook 02, preset `tiny`:"
-    assert "a BN neck helps" in row and "+20.0" in row and "one seed: no verdict" in row
+    assert "No full run" in readme.result_table() and "No full run" in readme.question_table()
+    for seed in range(3):
+        for variant, ap in (("softmax", 0.5), ("default", 0.55 + seed / 1000), ("triplet", 0.6)):
+            record(tmp_path, "03", "tiny", variant, seed, ap)
+            record(tmp_path, "03", "quick", variant, seed, 0.1)  # not shown
+    for variant, ap in (("softmax", 0.1), ("neck", 0.2)):  # one seed is not shown either
+        record(tmp_path, "02", "tiny", variant, 0, ap)
+    titles = ["where", "claim", "printed", "recorded", "seeds", "verdict"]
+    head, _, *rows = readme.result_table().splitlines()
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == titles
+    (helps,) = [row for row in rows if "Lin helps softmax" in row]
+    assert "| 03, Table I against II |" in helps and "| +2.8 " in helps and "| +5.1 (" in helps  # 88.9 - 86.1 in print
+    assert helps.endswith("| reproduces |") and not any(row.startswith("| 02") for row in rows)
+    head, _, *rows = readme.question_table().splitlines()
+    assert (
+        "printed" not in head and len(rows) == 1 and "the triplet helps softmax" in rows[0] and "| +10.0 (" in rows[0]
+    )
+
+
+@pytest.mark.parametrize("path", notebook_paths(), ids=lambda path: path.stem)
+def test_every_notebook_has_its_small_picture(path):
+    made = io.BytesIO(thumbnails.thumbnail(thumbnails.figures_of(path)[thumbnails.CHOSEN[path.stem]]))
+    kept = ROOT / "figures" / "thumbnails" / f"{path.stem}.png"
+    wanted, found = (numpy.asarray(Image.open(file).convert("RGB"), dtype=float) for file in (made, kept))
+    assert wanted.shape == found.shape and abs(wanted - found).mean() < 2, "run make readme"  # of 255, by version
 
 
 def test_times_are_read_off_the_record(tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def test_a_notebook_that_cannot_start_is_a_failure_too(elsewhere, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("the kernel died\nat once")
 
-    monkeypatch.setattr(course.papermill, "execute_notebook", fail)
+    monkeypatch.setattr("papermill.execute_notebook", fail)
     report = course.execute(elsewhere, "quick")
     assert report.failure == "RuntimeError: the kernel died" and report.claims == 0
 

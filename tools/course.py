@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
-import papermill
 from nbconvert import HTMLExporter
-from papermill.exceptions import PapermillExecutionError
 
-from front import KERNEL_OPTIONS, ROOT, Front, front, notebook_paths
-from reidkit import files, runs
+from front import ROOT, Front, front, notebook_paths
+from reidkit import files, headless, runs
 from reidkit.recipes.sources import open_split
 
 OUT = ROOT / "build" / "course"
@@ -96,26 +94,12 @@ def execute(path: Path, preset: str) -> Report:
     parameters = {}  # as committed, which is the quick preset
     if (runs.PRESETS / f"{front_lines.number}.{preset}.yml").exists() and preset != "quick":
         parameters = runs.preset(front_lines.number, preset)
-    bar = {"desc": f"  {path.stem}", "leave": False} if sys.stderr.isatty() else False
     copy.unlink(missing_ok=True)
-    start, failure = time.perf_counter(), ""
-    try:
-        papermill.execute_notebook(
-            path.relative_to(ROOT),
-            copy,
-            parameters,
-            kernel_name="python3",
-            progress_bar=bar,
-            extra_arguments=KERNEL_OPTIONS,
-        )
-    except PapermillExecutionError as error:
-        failure = f"cell [{error.exec_count}]: {error.ename}: {(error.evalue.strip() or '-').splitlines()[0]}"
-    except Exception as error:  # a dead kernel or a broken file must not stop the other notebooks
-        failure = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
-    seconds = time.perf_counter() - start
+    ran = headless.execute(path, copy, parameters, lines=False)
     claims = publish(copy) if copy.exists() else 0
-    print(f"  {seconds:.0f} s, {claims} claims hold{', then FAILED in ' + failure if failure else ''}", flush=True)
-    return Report(front_lines, seconds, claims, failure)
+    failed = f", then FAILED in {ran.failure}" * bool(ran.failure)
+    print(f"  {ran.seconds:.0f} s, {claims} claims hold{failed}", flush=True)
+    return Report(front_lines, ran.seconds, claims, ran.failure)
 
 
 def publish(copy: Path) -> int:

@@ -19,8 +19,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
-from front import KERNEL_OPTIONS, ROOT, notebook_paths
+from front import ROOT, notebook_paths
 from reidkit import files
+from reidkit.headless import KERNEL_OPTIONS
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

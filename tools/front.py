@@ -10,7 +10,6 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-KERNEL_OPTIONS = ["--log-level=40"]  # a kernel's note on the transport of its messages is no news to a reader
 
 
 class Front(NamedTuple):

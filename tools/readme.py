@@ -82,7 +82,9 @@ def notebook_table() -> str:
     rows = ["| | notebook | quick run |", "|---|---|---|"]
     for path in notebook_paths():
         lines = front(path)
-        picture = f'<img src="figures/thumbnails/{path.stem}.png" width="{thumbnails.WIDTH}" alt="a figure of {path.stem}">'
+        picture = (
+            f'<img src="figures/thumbnails/{path.stem}.png" width="{thumbnails.WIDTH}" alt="a figure of {path.stem}">'
+        )
         link = f"**[{lines.number} {lines.title}](notebooks/{path.name})**"
         rows.append(f"| {picture} | {link}<br>{lines.sentence} | {cost(path)} |")
     return "\n".join(rows)

@@ -33,7 +33,8 @@ def figures_of(path: Path) -> list[bytes]:
 def thumbnail(data: bytes) -> bytes:
     """The top of a figure without its title's margin, small, as PNG with 64 colours.
 
-    >>> out = io.BytesIO(); Image.new("RGB", (900, 900)).save(out, "png"); Image.open(io.BytesIO(thumbnail(out.getvalue()))).size
+    >>> out = io.BytesIO(); Image.new("RGB", (900, 900)).save(out, "png")
+    >>> Image.open(io.BytesIO(thumbnail(out.getvalue()))).size
     (440, 300)
     """
     image = Image.open(io.BytesIO(data)).convert("RGB")
