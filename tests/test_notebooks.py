@@ -55,13 +55,8 @@ def parameters(path: Path) -> dict[str, object]:
     return values
 
 
-@pytest.mark.parametrize("name", COURSE[:7])
-def test_the_course_begins(name):
-    assert (NOTEBOOKS / f"{name}.ipynb").exists()
-
-
-def test_every_notebook_has_its_place_in_the_course():
-    assert [path.stem for path in PATHS] == [name for name in COURSE if (NOTEBOOKS / f"{name}.ipynb").exists()]
+def test_the_course_is_whole_and_holds_nothing_else():
+    assert [path.stem for path in PATHS] == list(COURSE)
 
 
 @NOTEBOOK
