@@ -12,7 +12,7 @@ import nbformat
 import pytest
 import yaml
 
-from front import NOTEBOOKS, ROOT, code_lines, front, library_files, notebook_paths
+from front import ROOT, code_lines, front, library_files, notebook_paths
 
 PRESETS = ROOT / "reidkit" / "presets"
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
