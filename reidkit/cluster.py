@@ -8,10 +8,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,9 @@ class Ray:
             ValueError: Ray is not installed, nobody answers, or there is nothing to run on.
         """
         self.ray = _joined(address, workers)
+        self.interrupted, self.before = False, None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._interrupt)
         self.most, self.tasks = workers or sys.maxsize, {}
         there = self.ray.cluster_resources()
         if not there.get("CPU"):
@@ -65,6 +70,8 @@ class Ray:
 
     def poll(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """What happened since the last look, and after a moment at most: number and news of a run."""
+        if self.interrupted:
+            raise KeyboardInterrupt
         ready, _ = self.ray.wait(list(self.tasks.values()), num_returns=len(self.tasks), timeout=0.2)
         for number, task in [(number, task) for number, task in self.tasks.items() if task in ready]:
             try:
@@ -84,6 +91,13 @@ class Ray:
         if self.tasks:
             self.ray.wait(list(self.tasks.values()), num_returns=len(self.tasks), timeout=PATIENCE)
         self.ray.shutdown()
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _interrupt(self, *_: Any) -> None:
+        """Remember Ctrl-C: where it arrives in a callback of Ray, Python drops the exception."""
+        self.interrupted = True
+        raise KeyboardInterrupt
 
 
 def _joined(address: str, workers: int) -> Any:
