@@ -65,8 +65,10 @@ def course() -> str:
     text += f"{minutes(made['seconds'])} and check {claims} claims."
     fresh = RESULTS / "fresh.json"
     if fresh.exists():
-        took = {step: minutes(seconds) for step, seconds in files.read_json(fresh)["seconds"].items()}
-        text += f" In a fresh clone: installation {took['installation']} (packages from a near mirror), then "
+        made = files.read_json(fresh)
+        took = {step: minutes(seconds) for step, seconds in made["seconds"].items()}
+        where = "a fresh clone" if made.get("clones", 1) == 1 else f"{made['clones']} fresh clones, step by step"
+        text += f" In {where}: installation {took['installation']} (packages from a near mirror), then "
         text += f"`make course` {took['course']} and `make test` {took['test']}."
     return text
 
