@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from harness import Candidate
 
-from reidkit.distances import row_blocks, tile_size
+from reidkit.blocks import row_blocks, tile_size
 from reidkit.pseudo_labels import joint_labels, nearest_labels
 
 MARKET = 12_185, 751  # unlabelled and labelled images

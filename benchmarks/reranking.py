@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from harness import Candidate
 
-from reidkit.distances import TILE
+from reidkit.blocks import TILE
 from reidkit.metrics.reranking import k_reciprocal_rerank
 from reidkit.metrics.retrieval import evaluate_distances
 

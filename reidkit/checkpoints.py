@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,11 @@ from reidkit import files
 from reidkit.models.backbones import load_weights
 
 PARTS = ("weights.safetensors", "state.pt")
-KEEP = "REIDKIT_KEEP"  # names a folder: trainings that this process finishes are kept there, for the next process
-OPENED = Counter()  # checkpoint -> how often this process has opened it
 
 
 def facts(training_step, epochs, optimizers, schedules, dtype) -> dict[str, Any]:
     """What must be equal for a killed run to be continued, by name, as plain JSON."""
-    step = training_step.keywords if isinstance(training_step, functools.partial) else {}
+    given = training_step.keywords if isinstance(training_step, functools.partial) else {}
     made = {
         "epochs": epochs,
         "precision": str(dtype),
@@ -40,51 +37,16 @@ def facts(training_step, epochs, optimizers, schedules, dtype) -> dict[str, Any]
             for name, optimizer in optimizers.items()
         },
         "schedules": {name: [schedule(epoch) for epoch in range(epochs)] for name, schedule in schedules.items()},
-        "training_step": {name: value for name, value in step.items() if isinstance(value, int | float | str)},
+        "training_step": {name: value for name, value in given.items() if isinstance(value, int | float | str)},
     }
     return json.loads(json.dumps(made, default=repr))
 
 
 @contextlib.contextmanager
 def keep(folder: Path, model: nn.Module, optimizers: dict, state: dict, facts: dict) -> Iterator["Checkpoint"]:
-    """Open the checkpoint in `folder` for this run alone; another run of the same folder waits.
-
-    Where the environment variable REIDKIT_KEEP names a folder, a finished training is kept there, too. A process that
-    comes to the same training after that, and finds its checkpoint removed, has it back.
-    """
+    """Open the checkpoint in `folder` for this run alone; another run of the same folder waits."""
     with files.lock(folder.parent / f".{folder.name}.lock"):
-        shelf = _shelf(folder)
-        if shelf is not None and shelf.exists() and not any(folder.glob("epoch-*")):
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.move(shelf, folder)
         yield Checkpoint(folder, model, optimizers, state, facts)
-        if shelf is not None and not shelf.exists():
-            _copy_last_epoch(folder, shelf)
-
-
-def _shelf(folder: Path) -> Path | None:
-    """Where this training is kept: a process may do the same one several times, and each time counts by itself."""
-    if not os.environ.get(KEEP):
-        return None
-    place = str(folder.resolve())
-    OPENED[place] += 1
-    return Path(os.environ[KEEP]) / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}-{OPENED[place]}"
-
-
-def _copy_last_epoch(folder: Path, to: Path) -> None:
-    """Copy the newest epoch, whole or not at all; on one disk that takes no room, because files never change."""
-    part = to.with_name(f".{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for epoch in sorted(folder.glob("epoch-*"))[-1:]:
-        shutil.copytree(epoch, part / epoch.name, copy_function=_link)
-        os.rename(part, to)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copy2(source, target)
 
 
 @dataclass

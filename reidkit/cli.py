@@ -1,11 +1,10 @@
-"""The command line: `reidkit world` draws a city. Each command loads only what it needs, so `--help` is quick."""
+"""The command line. Each command loads only what it needs, so `--help` is quick."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import click
-
-import reidkit
 
 
 class _OneLine(click.Group):
@@ -19,20 +18,34 @@ class _OneLine(click.Group):
 
 
 @click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(reidkit.__version__, prog_name="reidkit")
+@click.version_option(package_name="reidkit", prog_name="reidkit")
 def main() -> None:
     """Four person re-identification papers, from equation to verified table."""
+
+
+def _running(command: Callable) -> Callable:
+    """The options that `run` and `study` have in common."""
+    options = [
+        click.argument("notebook"),
+        click.option("--preset", default="quick", help="Size of the runs."),
+        click.option("-p", "changes", type=(str, str), multiple=True, metavar="NAME VALUE", help="Another parameter."),
+        click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."),
+        click.option("--dry-run", is_flag=True, help="Check everything, and say what would be run."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--city", default="market", help="Which network of cameras: market, duke, auxiliary, viper or cuhk03.")
 @click.option("--preset", default="quick", help="How many people, at which size: quick, tiny or world.")
-@click.option("--seed", default=0, help="Another seed draws other people, cameras and walks.")
-@click.option("--workers", default=0, help="Processes that draw; 0 takes one per core.")
+@click.option("--seed", default=0, help="Another seed renders other people, cameras and walks.")
+@click.option("--workers", default=0, help="Processes that render; 0 takes one per core.")
 @click.option("--device", default="cpu", help="Where the pixels are computed: cpu or cuda.")
 def world(out: Path, city: str, preset: str, seed: int, workers: int, device: str) -> None:
-    """Draw a city of synthetic people into the folder OUT, in the layout of a real archive.
+    """Render a city of synthetic people into the folder OUT, in the layout of a real archive.
 
     viper is laid out like VIPeR, cuhk03 like CUHK03, the others like Market-1501.
     """
@@ -63,11 +76,23 @@ def doctor(context: click.Context, folder: Path) -> None:
 
 
 @main.command()
-@click.argument("notebook")
-@click.option("--preset", default="tiny", help="Size of the runs.")
+@_running
+def run(notebook: str, preset: str, changes: tuple[tuple[str, str], ...], out: Path | None, dry_run: bool) -> None:
+    """Execute a notebook headless; killed and started again, it repeats no training that was done.
+
+    NOTEBOOK is named by its two digits. The executed copy goes to runs/notebooks. Paths in parameters count from the
+    working directory.
+    """
+    from reidkit.studies import notebook as headless
+
+    plan = headless.plan(notebook, preset, changes, out)
+    click.echo(headless.describe(plan)) if dry_run else headless.run(plan)
+
+
+@main.command()
+@_running
 @click.option("--variants", default="", help="Which, with commas between them; names of groups too. All if empty.")
 @click.option("--seeds", default="0,1,2", help="With commas between them.")
-@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another parameter; asks for --out.")
 @click.option("--workers", default=0, help="Runs at a time; 0 takes one per GPU, or per core.")
 @click.option("--engine", default="processes", type=click.Choice(["processes", "ray"]), help="What starts the runs.")
 @click.option("--address", default="", help="Ray cluster to join, auto or host:port; else Ray runs here only.")
@@ -75,65 +100,44 @@ def doctor(context: click.Context, folder: Path) -> None:
 @click.option(
     "--verify", is_flag=True, help="Repeat one run per variant of older code; the same numbers make all valid."
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the result files.")
-@click.option("--dry-run", is_flag=True, help="List the runs and their state.")
 def study(
     notebook: str,
     preset: str,
+    changes: tuple[tuple[str, str], ...],
+    out: Path | None,
+    dry_run: bool,
     variants: str,
     seeds: str,
-    changes: tuple[str, ...],
     workers: int,
     engine: str,
     address: str,
     keep: bool,
     verify: bool,
-    out: Path | None,
-    dry_run: bool,
 ) -> None:
     """Run a recipe's variants x seeds, several at a time; killed and started again, it goes on.
 
     NOTEBOOK is named by its two digits. Result files go to figures/results, from where `reidkit table` reads them.
     """
-    import yaml
-
-    from reidkit import runs, studies
+    from reidkit import runs
+    from reidkit.studies import notebook as headless
+    from reidkit.studies import runner
 
     if changes and out is None:
-        raise ValueError("--set makes other runs than the preset's; name a folder for their results with --out.")
-    changed = {name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in changes)}
-    jobs = studies.plan(notebook, preset, variants=_list(variants), seeds=_seeds(seeds), changes=changed)
+        raise ValueError("-p makes other runs than the preset's; name a folder for their results with --out.")
+    changed = headless.parse(runner.recipe(notebook).Parameters, changes)
+    jobs = runner.plan(notebook, preset, variants=_list(variants), seeds=_seeds(seeds), changes=changed)
     folder = out or runs.RESULTS
+    where = {"workers": workers, "engine": engine, "address": address, "folder": folder}
     if dry_run:
         for job in jobs:
             click.echo(f"{job.name:40} {job.state(folder)}")
-        return
-    where = {"workers": workers, "engine": engine, "address": address, "folder": folder}
-    if verify and (different := studies.verify(jobs, **where)):
-        raise ValueError(
-            f"{len(different)} runs came out differently: {', '.join(different)}; run them without --verify."
-        )
-    if verify:
-        return
-    if failed := studies.run_study(jobs, keep=keep, **where):
+    elif verify:
+        if different := runner.verify(jobs, **where):
+            raise ValueError(
+                f"{len(different)} runs came out differently: {', '.join(different)}; run them without --verify."
+            )
+    elif failed := runner.run_study(jobs, keep=keep, **where):
         raise ValueError(f"{len(failed)} of {len(jobs)} runs failed; the first: {failed[0]}. Logs are in runs/studies.")
-
-
-@main.command()
-@click.argument("notebook")
-@click.option("--preset", default="quick", help="Size of the run.")
-@click.option("-p", "changes", type=(str, str), multiple=True, metavar="NAME VALUE", help="Another parameter.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; one in runs/notebooks otherwise.")
-@click.option("--dry-run", is_flag=True, help="Check everything, and say what would be run and what it would take.")
-def run(notebook: str, preset: str, changes: tuple[tuple[str, str], ...], out: Path | None, dry_run: bool) -> None:
-    """Execute a notebook headless; killed and started again, it repeats no training that was done.
-
-    NOTEBOOK is named by its two digits. Paths in parameters count from the working directory.
-    """
-    from reidkit import headless
-
-    plan = headless.plan(notebook, preset, changes, out)
-    headless.describe(plan) if dry_run else headless.run(plan)
 
 
 @main.command()
@@ -145,17 +149,18 @@ def run(notebook: str, preset: str, changes: tuple[tuple[str, str], ...], out: P
 @click.option("--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of the result files.")
 def table(notebook: str, preset: str, variants: str, kind: str, markdown: bool, folder: Path | None) -> None:
     """Rebuild the tables of a notebook from recorded results: means, paired differences, verdicts, seeds needed."""
-    from reidkit import runs, tables
+    from reidkit.studies import tables
 
-    where = {"folder": folder or runs.RESULTS}
+    where = {"folder": folder or ""}
     makers = {
         "ablation": lambda: tables.ablation(notebook, preset, _list(variants), **where),
         "effects": lambda: tables.effects(notebook, preset, **where),
         "power": lambda: tables.power(notebook, preset, **where),
     }
     for name in makers if kind == "all" else [kind]:
-        click.echo(f"{name}, notebook {notebook}, {preset}; mAP by mean precision, single query\n")
+        click.echo(f"{name}, notebook {notebook}, {preset}; AP by mean precision, single query\n")
         click.echo(tables.text(makers[name](), markdown=markdown) + "\n")
+    click.echo(tables.standing(notebook, preset, **where))
 
 
 def _list(text: str) -> list[str]:

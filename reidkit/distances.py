@@ -1,16 +1,14 @@
-"""Pairwise distances, and the blocks of rows in which large distance matrices are made."""
+"""Pairwise distances as matrices, and the nearest neighbours of many rows without one."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-Array = Tensor | np.ndarray
-TILE = {"cpu": 1024, "cuda": 8192}  # rows of a square tile of distances; 4 MB stay in a processor's cache
+from reidkit.blocks import nonzero, product, row_blocks, same_precision, tile_size
 
 
 class Neighbours(NamedTuple):
@@ -100,25 +98,6 @@ def min_max(dist: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
     return (dist - low) / (high - low).clamp(min=torch.finfo(dist.dtype).tiny)
 
 
-def row_blocks(n_rows: int, row_bytes: int, *, budget: int = 2**25) -> Iterator[slice]:
-    """Cut `n_rows` rows into consecutive blocks that need at most `budget` bytes each (but at least one row).
-
-    Args:
-        n_rows: number of rows, 0 or more.
-        row_bytes: what the work on one row needs, in bytes.
-        budget: bytes a block may need; 32 MiB unless told.
-
-    Yields:
-        Slices that cover 0 to `n_rows` in order.
-
-    >>> list(row_blocks(5, 10, budget=25))
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-    """
-    step = max(1, budget // max(1, row_bytes))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
-
-
 def squared_norms(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Squared length of each row, without a second copy of `x`; exact where the squares are.
 
@@ -129,22 +108,6 @@ def squared_norms(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     for rows in row_blocks(len(x), x.element_size() * x.shape[1], budget=2**20):
         norms[rows] = x[rows].square().sum(1)
     return norms
-
-
-def product(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, out: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    r"""Write $x y^\top$ into `out`, without gradient and without autocast.
-
-    On the CPU NumPy does it: its BLAS (OpenBLAS, unless one chose another) is no slower than PyTorch's, and 1.4 times
-    as fast on an AMD processor.
-
-    >>> product(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), out=torch.empty(1, 1))
-    tensor([[3.]])
-    """
-    if out.device.type == "cpu":
-        np.matmul(x.numpy(), y.numpy().T, out=out.numpy())
-        return out
-    with torch.autocast(out.device.type, enabled=False):
-        return torch.mm(x, y.T, out=out)
 
 
 def triangle_tiles(x: Float[Tensor, "n d"], *, size: int) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -212,59 +175,6 @@ def k_nearest(
         if rows != cols:
             _keep_nearest(best, cols, rows, tile.T)
     return best._replace(squared=best.squared.clamp(min=0))
-
-
-def tile_size(x: Tensor) -> int:
-    """Rows and columns of the tiles that suit the device of `x`.
-
-    >>> tile_size(torch.zeros(1))
-    1024
-    """
-    return TILE["cpu" if x.device.type == "cpu" else "cuda"]
-
-
-def nonzero(mask: Bool[Tensor, "n m"]) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the true entries, row by row; on the CPU by NumPy, which is several times faster here.
-
-    >>> nonzero(torch.tensor([[False, True], [True, False]]))
-    (tensor([0, 1]), tensor([1, 0]))
-    """
-    if mask.device.type != "cpu":
-        return mask.nonzero(as_tuple=True)
-    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return flat // mask.shape[1], flat % mask.shape[1]
-
-
-def same_precision(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring two tensors to their common dtype, float32 or float64.
-
-    >>> [t.dtype for t in same_precision(torch.ones(1).half(), torch.ones(1).double())]
-    [torch.float64, torch.float64]
-    """
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    return x.to(dtype), y.to(dtype)
-
-
-def embedding_rows(x: Shaped[Array, "..."], name: str) -> Tensor:
-    """Turn embeddings, a tensor or a NumPy array, into a (n, d) tensor of float32 or float64 without gradient.
-
-    Args:
-        x: the embeddings; memory is shared where it can be.
-        name: what they are, for the error message.
-
-    Raises:
-        ValueError: they are no rows, no floating-point numbers, or there are none.
-
-    >>> embedding_rows(np.zeros((2, 3), np.float16), "query").dtype
-    torch.float32
-    """
-    if isinstance(x, np.ndarray):
-        x = torch.from_numpy(np.require(x, requirements=["C", "W"]))
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"{name} must be embeddings of shape (n, d) with at least one row, not {tuple(x.shape)}.")
-    if not x.is_floating_point():
-        raise ValueError(f"{name} must hold floating-point embeddings, not {x.dtype}.")
-    return same_precision(x.detach(), x)[0]
 
 
 def _keep_nearest(best: Neighbours, rows: slice, cols: slice, tile: Tensor) -> None:

@@ -7,8 +7,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reidkit.blocks import row_blocks
 from reidkit.data.images import Images, normalise
-from reidkit.distances import row_blocks, squared_euclidean
+from reidkit.distances import squared_euclidean
 from reidkit.models.precision import network_precision
 from reidkit.progress import track
 

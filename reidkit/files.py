@@ -1,14 +1,13 @@
 """Files that are either whole or not there: atomic writes, and locks that die with their process."""
 
-import ast
 import contextlib
 import errno
-import fcntl
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 REMEDIES = {  # why a file cannot be written -> what to do about it
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space and run it again"),
@@ -95,79 +94,29 @@ def read_json(path: str | Path) -> object:
         raise ValueError(f"{path} is not JSON ({error}); delete it and run the command again.") from None
 
 
-def append_json(path: str | Path, value: object) -> None:
-    """Add `value` as one line of JSON at the end of a file; half a line that a killed process left is cut off.
-
-    >>> import tempfile; file = Path(tempfile.mkdtemp()) / "ledger.jsonl"
-    >>> append_json(file, {"run": 1}); append_json(file, {"run": 2}); read_lines(file)
-    [{'run': 1}, {'run': 2}]
-    """
-    path = Path(path)
-    line = (json.dumps(value, sort_keys=True) + "\n").encode()
-    with _told(path, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed: lines of two processes do not mix
-            handle.seek(0)
-            handle.truncate(handle.read().rfind(b"\n") + 1)
-            handle.write(line)
-            handle.flush()
-            os.fsync(handle.fileno())
-
-
-def read_lines(path: str | Path) -> list:
-    """Read a file of JSON lines; half a line, which only a killed process leaves, is passed over.
-
-    >>> read_lines("no/such/file")
-    []
-    """
-    values = []
-    for line in Path(path).read_text().splitlines() if Path(path).exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            values.append(json.loads(line))
-    return values
-
-
-def source_digest(sources: Iterable[Path]) -> str:
-    """Twelve hexadecimal digits that change with what Python files do, not with their comments and docstrings.
-
-    >>> import tempfile; file = Path(tempfile.mkdtemp()) / "a.py"
-    >>> _ = file.write_text("x = 1"); before = source_digest([file])
-    >>> _ = file.write_text("x = 1  # one"); source_digest([file]) == before
-    True
-    """
-    trees = (without_words(ast.parse(Path(source).read_text())) for source in sorted(sources))
-    return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:12]
-
-
-def without_words(tree: ast.Module) -> ast.Module:
-    """Empty the docstrings of parsed source; comments are not in it anyway.
-
-    >>> ast.dump(without_words(ast.parse("'Say what.'"))) == ast.dump(ast.parse("''"))
-    True
-    """
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            node.value.value = ""
-    return tree
-
-
 @contextlib.contextmanager
-def lock(path: str | Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`; another process that asks for it waits.
+def lock(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`.
 
     The system releases the lock when its process ends, however it ends, so a killed run blocks nobody.
 
     Args:
-        path: the lock file; it is made if need be and stays there, empty.
+        path: the lock file; it is made if need be.
+        wait: until another process that holds it gives it back; otherwise that is an error.
 
     Raises:
         OSError: its folder is read-only; the sentence names the remedy.
+        ValueError: another process holds it, and `wait` is false.
     """
     path = Path(path)
+    held = FileLock(path, timeout=-1 if wait else 0)
     with _told(path, path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            held.acquire()
+        except Timeout:
+            raise ValueError(f"another process is doing the same ({path} is locked); wait for it.") from None
+    try:
         yield
+    finally:
+        held.release()

@@ -7,7 +7,6 @@ style with random names in an output: text, Markdown and plain HTML only.
 import ast
 import html
 import inspect
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 
@@ -16,36 +15,28 @@ import pandas
 import torch
 from IPython.display import Markdown, display
 
-
-def is_live() -> bool:
-    """Whether a person turns the knobs: REIDKIT_LIVE=1 is set, as `make lab` does.
-
-    >>> os.environ["REIDKIT_LIVE"] = "1"; is_live(), os.environ.pop("REIDKIT_LIVE")
-    (True, '1')
-    """
-    return os.environ.get("REIDKIT_LIVE") == "1"
+from reidkit.progress import is_watched
 
 
-def show(*objects: object, whole: bool = False) -> None:
+def show(*objects: object) -> None:
     """Show the source of functions or classes of the library, so that prose beside them cannot drift from the code.
 
     A strict notebook test compares this output: a change to the function fails it until the notebook is run again.
 
     Args:
-        objects: functions or classes.
-        whole: also show the docstring beyond its first sentence.
+        objects: functions or classes; of each docstring only the first paragraph is shown.
 
     Raises:
         ValueError: an object has no Python source.
 
-    >>> show(is_live)
+    >>> show(claim)
     <IPython.core.display.Markdown object>
     """
     for thing in objects:
-        display(Markdown(_source(thing, whole)))
+        display(Markdown(_source(thing)))
 
 
-def _source(thing: object, whole: bool) -> str:
+def _source(thing: object) -> str:
     """The source as Markdown: where it stands, then the code in a fence."""
     try:
         code = textwrap.dedent(inspect.getsource(thing)).rstrip()
@@ -53,10 +44,10 @@ def _source(thing: object, whole: bool) -> str:
         raise ValueError(f"{thing!r} has no source to show; pass a function or a class, not its value.") from None
     thing = inspect.unwrap(thing)
     place = f"`{thing.__module__}.{thing.__qualname__}`"
-    return f"{place}\n\n```python\n{code if whole else _first_sentence_only(code)}\n```"
+    return f"{place}\n\n```python\n{_first_paragraph_only(code)}\n```"
 
 
-def _first_sentence_only(code: str) -> str:
+def _first_paragraph_only(code: str) -> str:
     """`code` with each docstring cut down to its first paragraph."""
     lines = code.splitlines()
     documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -150,7 +141,7 @@ def explore(draw: Callable, **knobs: Sequence) -> None:
     if not knobs or any(len(values) < 2 for values in knobs.values()):
         raise ValueError("explore needs a knob with at least two values, such as radius=(0.3, 0.7, 1.1).")
     draw(**knobs)
-    if is_live():
+    if is_watched():
         import ipywidgets  # only here: a headless run must not even load it
 
         def redraw(**chosen) -> None:

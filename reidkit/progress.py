@@ -16,7 +16,9 @@ Item = TypeVar("Item")
 
 
 def is_watched() -> bool:
-    """Whether a person watches: standard error is a terminal, or REIDKIT_LIVE=1 is set (as `make lab` does).
+    """Whether a person watches: standard error is a terminal, or REIDKIT_LIVE=1 is set, as `make lab` does.
+
+    In a notebook kernel standard error is no terminal, so there the variable alone decides.
 
     >>> os.environ["REIDKIT_LIVE"] = "1"; is_watched(), os.environ.pop("REIDKIT_LIVE")
     (True, '1')

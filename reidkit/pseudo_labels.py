@@ -1,7 +1,7 @@
-r"""From one labelled image of each person to guessed identities for all the others.
+r"""From one labelled image of each person to pseudo-labels for all the others.
 
-"Feature Space Regularization for person re-identification with one sample" learns in steps: train, guess the identity
-of every unlabelled image, keep the guesses most to be trusted, and train anew with them; each step keeps more. The
+"Feature Space Regularization for person re-identification with one sample" learns in steps: train, give every
+unlabelled image a pseudo-label, select the most confident ones, and train again with them; each step selects more. The
 steps are those of Y. Wu et al., "Progressive learning for person re-identification with one example", TIP 2019.
 
 Notation      $u$ an unlabelled image, $l$ a labelled one, $n_u$ and $n_l$ of them, $f_u$ and $f_l$ their embeddings.
@@ -18,33 +18,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from reidkit.distances import (
-    Array,
-    embedding_rows,
-    k_nearest,
-    min_max,
-    nonzero,
-    product,
-    row_blocks,
-    same_precision,
-    squared_norms,
-)
+from reidkit.blocks import Array, embedding_rows, nonzero, product, row_blocks, same_precision
+from reidkit.distances import k_nearest, min_max, squared_norms
 
-CACHE_BYTES = 2**22  # what stays near a processor's core
+CACHE_BYTES = 2**22  # what stays in a processor core's cache
 
 
 class Estimate(NamedTuple):
-    """A guessed identity for each unlabelled image, and how far to trust it: more is better, in no fixed unit."""
+    """A pseudo-label for each unlabelled image, and its confidence: more is better, in no fixed unit."""
 
     pids: Int[Tensor, " n_u"]
     confidence: Float[Tensor, " n_u"]
 
 
 class Quality(NamedTuple):
-    """What guesses are worth, as fractions.
+    """How many pseudo-labels are right, as fractions.
 
-    accuracy: right guesses among all images.
-    precision: right guesses among the selected images.
+    accuracy: right ones among all images.
+    precision: right ones among the selected images.
     recall: images that are selected and right, among all images.
     f_score: harmonic mean of precision and recall.
     """
@@ -56,7 +47,7 @@ class Quality(NamedTuple):
 
 
 def one_shot_split(
-    pids: Int[Array, " n"], camids: Int[Array, " n"], *, seed: int = 0, ratio: float | None = None
+    pids: Int[Array, " n"], camids: Int[Array, " n"], *, seed: int = 0
 ) -> tuple[Int[Tensor, " n_l"], Int[Tensor, " n_u"]]:
     """Draw one image of each identity, from the first camera that saw it; the others lose their labels.
 
@@ -66,13 +57,12 @@ def one_shot_split(
         pids: (n,) identities of the training images, any integers.
         camids: (n,) their cameras.
         seed: of the draw.
-        ratio: if given, this share of each identity's images is drawn, between 0 and 1, rounded up, from all cameras.
 
     Returns:
         Indices of the labelled images, identities ascending, and of the unlabelled images, ascending.
 
     Raises:
-        ValueError: lengths differ, or `ratio` is out of range.
+        ValueError: lengths differ, or nothing is given.
 
     Source: released code of Wu et al.
 
@@ -82,14 +72,10 @@ def one_shot_split(
     pids, camids = (np.asarray(a.cpu() if isinstance(a, Tensor) else a) for a in (pids, camids))
     if pids.ndim != 1 or pids.shape != camids.shape or not len(pids):
         raise ValueError(f"pids and camids must be two equally long rows, not {pids.shape} and {camids.shape}.")
-    if ratio is not None and not 0 < ratio < 1:
-        raise ValueError(f"ratio must be between 0 and 1, or None for one image an identity, not {ratio}.")
     draw, labelled = random.Random(seed), []
     for pid in np.unique(pids):
         images = np.flatnonzero(pids == pid)
-        if ratio is None:
-            images = images[camids[images] == camids[images].min()]
-        labelled += draw.sample(images.tolist(), 1 if ratio is None else math.ceil(_decimal(ratio * len(images))))
+        labelled += draw.sample(images[camids[images] == camids[images].min()].tolist(), 1)
     return torch.tensor(labelled), torch.from_numpy(np.delete(np.arange(len(pids)), labelled))
 
 
@@ -97,7 +83,7 @@ def one_shot_split(
 def nearest_labels(
     unlabelled: Float[Array, "n_u d"], labelled: Float[Array, "n_l d"], labelled_pids: Int[Array, " n_l"]
 ) -> Estimate:
-    r"""Guess for each image the identity of its nearest labelled image.
+    r"""Give each image the identity of its nearest labelled image.
 
     $$ \hat y_u = y_{l^*}, \quad c_u = -\lVert f_u - f_{l^*} \rVert, \quad
        l^* = \arg\min_l \lVert f_u - f_l \rVert \tag{nearest-label} $$
@@ -123,7 +109,7 @@ def nearest_labels(
     """
     unlabelled, labelled, norms, _ = _embeddings(unlabelled, labelled)
     pids = _pids(labelled_pids, len(labelled)).to(labelled.device)
-    centre = labelled.mean(0)  # distances do not feel it, rounding does
+    centre = labelled.mean(0)  # subtracting it changes no distance but reduces rounding errors
     y = labelled - centre
     half = squared_norms(y) / 2
     dist, nearest = torch.empty_like(norms), torch.empty_like(norms, dtype=torch.long)
@@ -139,34 +125,6 @@ def nearest_labels(
         score.fill_(torch.inf)[i, j] = _distances_of_pairs(unlabelled[rows], i, labelled, j)
         dist[rows], nearest[rows] = score.min(1)
     return Estimate(pids[nearest], -dist)  # [nearest-label]
-
-
-@torch.no_grad()
-def classifier_labels(logits: Float[Tensor, "n_u n_pids"], pids: Int[Tensor, " n_pids"]) -> Estimate:
-    r"""Guess for each image the identity that a classifier finds likeliest.
-
-    $$ \hat y_u = \arg\max_y p_{uy}, \quad c_u = \max_y p_{uy}, \quad p_u = \text{softmax}(z_u) \tag{likeliest-label} $$
-
-    Args:
-        logits: (n_u, n_pids), z.
-        pids: (n_pids,) the identity of each column.
-
-    Returns:
-        An `Estimate`; confidence in (0, 1].
-
-    Raises:
-        ValueError: shapes do not fit.
-
-    Source: released code of Y. Wu et al., "Exploit the unknown gradually", CVPR 2018.
-
-    >>> classifier_labels(torch.tensor([[0.0, 2.0]]), torch.tensor([7, 9]))
-    Estimate(pids=tensor([9]), confidence=tensor([0.8808]))
-    """
-    if logits.shape[1:] != pids.shape:
-        given = f"{tuple(logits.shape)} and {tuple(pids.shape)}"
-        raise ValueError(f"logits must be (n_u, n_pids) and pids (n_pids,), not {given}.")
-    confidence, column = logits.softmax(1).max(1)  # [likeliest-label]
-    return Estimate(pids[column], confidence)
 
 
 @torch.no_grad()
@@ -242,7 +200,7 @@ def joint_labels(
     mu: float = 0.5,
     **switches: bool | str,
 ) -> Estimate:
-    r"""Guess for each image the identity of the labelled image with the smallest joint distance.
+    r"""Give each image the identity of the labelled image with the smallest joint distance.
 
     $$ \hat y_u = y_{l^*}, \quad c_u = -J_{ul^*}, \quad l^* = \arg\min_l J_{ul} \tag{joint-label} $$
 
@@ -270,7 +228,7 @@ def joint_labels(
 def select_confident(confidence: Float[Tensor, " n_u"], n: int) -> Bool[Tensor, " n_u"]:
     """Select the n images with the highest confidence; among equals, the first ones.
 
-    Identities are not balanced: nothing keeps one of them from getting most of the images.
+    Identities are not balanced: one of them may get most of the images.
 
     Args:
         confidence: (n_u,) no NaN.
@@ -339,7 +297,7 @@ def step_sizes(
         final_full_step: whether one step with all of them follows nevertheless, trained by cross-entropy alone.
 
     Returns:
-        One number a step.
+        One number per step.
 
     Raises:
         ValueError: a number or the rule is out of range.
@@ -358,17 +316,17 @@ def step_sizes(
 
 
 def label_quality(pids: Int[Tensor, " n_u"], true_pids: Int[Tensor, " n_u"], selected: Bool[Tensor, " n_u"]) -> Quality:
-    """Compare guessed with true identities.
+    """Compare pseudo-labels with true identities.
 
     Args:
-        pids: (n_u,) guessed.
-        true_pids: (n_u,) the truth, which no training sees.
-        selected: (n_u,) which guesses are used.
+        pids: (n_u,) pseudo-labels.
+        true_pids: (n_u,) true identities, which training never sees.
+        selected: (n_u,) which pseudo-labels are used.
 
     Returns:
         A `Quality`; what has an empty denominator is 0.
 
-    Source: released code of the paper; recall is a share of all images, not of those guessed right.
+    Source: released code of the paper; recall is a share of all images, not of those with a right pseudo-label.
 
     >>> label_quality(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 4]), torch.tensor([True, False, True, False]))
     Quality(accuracy=0.75, precision=0.5, recall=0.25, f_score=0.3333333333333333)
@@ -384,7 +342,7 @@ def _embeddings(unlabelled: Array, labelled: Array) -> tuple[Tensor, Tensor, Ten
     """Both as rows of one dtype on one device, and their squared norms, which are finite."""
     x, y = embedding_rows(unlabelled, "unlabelled"), embedding_rows(labelled, "labelled")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"unlabelled has {x.shape[1]} numbers a row and labelled {y.shape[1]}; they must agree.")
+        raise ValueError(f"unlabelled has {x.shape[1]} numbers per row and labelled {y.shape[1]}; they must agree.")
     x, y = same_precision(x, y.to(x.device))
     norms = squared_norms(x), squared_norms(y)
     for name, values in zip(("unlabelled", "labelled"), norms, strict=True):

@@ -10,12 +10,14 @@ import pytest
 from front import ROOT, code_lines, library_files
 
 LIBRARY = ROOT / "reidkit"
-EVERYBODY = {"files", "progress", "distances"}
-METHOD = {"losses", "models", "metrics", "world", "data", "pseudo_labels", "checkpoints", "training", "embed", "runs"}
+EVERYBODY = {"files", "progress", "distances", "blocks", "code"}
+METHOD = {"losses", "models", "metrics", "data", "pseudo_labels", "checkpoints", "training", "embed"}
 MAY_IMPORT = {  # package or module of ours -> what of ours it may import, beyond itself and EVERYBODY
     "files": set(),
     "progress": set(),
     "distances": set(),
+    "blocks": set(),
+    "code": set(),
     "losses": set(),
     "metrics": set(),
     "models": set(),
@@ -23,18 +25,16 @@ MAY_IMPORT = {  # package or module of ours -> what of ours it may import, beyon
     "data": set(),
     "pseudo_labels": {"data.records"},
     "checkpoints": {"models"},
-    "training": {"checkpoints", "data", "models"},
+    "training": {"checkpoints", "models"},
     "embed": {"data", "models"},
+    "parameters": set(),
+    "claims": set(),
+    "runs": {"claims"},
+    "recipes": METHOD | {"world", "parameters", "runs"},
+    "studies": {"metrics.comparison", "models.backbones", "parameters", "claims", "runs", "recipes"},
     "plots": {"metrics", "data.records"},
-    "nb": {"metrics", "data.records"},
-    "runs": {"metrics", "data.records"},
-    "recipes": METHOD,
-    "board": set(),
-    "cluster": set(),
-    "studies": {"runs", "recipes", "board", "cluster"},
-    "tables": {"metrics", "runs", "recipes", "studies"},
-    "headless": {"runs", "checkpoints", "models", "recipes"},
-    "cli": METHOD | {"recipes", "studies", "tables", "plots", "nb", "headless"},
+    "nb": set(),
+    "cli": {"world", "data", "runs", "studies"},
 }
 ONLY_IN = {  # a library -> the modules of ours that may import it
     "matplotlib": {"plots"},
@@ -45,28 +45,11 @@ ONLY_IN = {  # a library -> the modules of ours that may import it
     "ipywidgets": {"nb"},
     "torchvision": {"models.backbones", "data.images"},
     "tqdm": {"progress"},
+    "filelock": {"files"},
     "click": {"cli"},
-    "ray": {"cluster"},
-    "papermill": {"headless"},
-    "psutil": {"headless"},
+    "ray": {"studies.on_ray"},
+    "papermill": {"studies.notebook"},
 }
-LONGEST_FILE, LONGEST_FUNCTION = 350, 60
-# Around the methods: what draws the people, checks archives, makes pictures, and runs many runs from a command line.
-AROUND = {
-    "world",
-    "plots",
-    "nb",
-    "cli",
-    "studies",
-    "board",
-    "cluster",
-    "tables",
-    "headless",
-    "data.doctor",
-    "data.own",
-    "data.mat",
-}
-METHOD_LINES, WORLD_LINES, LIBRARY_LINES = 4700, 2100, 9600  # five recipes; that of 04 trains generators as well
 FILES = pytest.mark.parametrize("path", library_files(), ids=lambda path: path.relative_to(LIBRARY).as_posix())
 
 
@@ -152,21 +135,20 @@ print(*sorted({{"matplotlib", "seaborn", "umap", "IPython", "ipywidgets", "pytes
     assert done.stdout == "\n\n" and done.stderr == "", f"drawn in or said: {done.stdout} {done.stderr}"
 
 
-@FILES
-def test_files_and_functions_are_short(path):
-    lines = code_lines(path.read_text())
-    assert len(lines) < LONGEST_FILE, f"{len(lines)} lines of code; is there a second idea inside?"
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef):
-            length = sum(node.lineno <= line <= node.end_lineno for line in lines)
-            assert length < LONGEST_FUNCTION, f"{node.name} has {length} lines of code"
-
-
-def test_the_methods_can_be_read_in_an_afternoon():
-    lengths = {module(path): len(code_lines(path.read_text())) for path in library_files()}
-    assert sum(length for name, length in lengths.items() if not within(name, AROUND)) < METHOD_LINES
-    assert sum(length for name, length in lengths.items() if within(name, {"world"})) < WORLD_LINES
-    assert sum(lengths.values()) < LIBRARY_LINES
+def test_losses_need_torch_numpy_and_jaxtyping_alone():
+    """Whoever takes one loss into code of his own needs no more; an import that is not there fails here."""
+    script = """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BANNED:
+            raise ImportError(f"{name} is not to be had")
+BANNED = {"torchvision", "PIL", "sklearn", "scipy", "pandas", "matplotlib", "safetensors", "tqdm", "click", "yaml"}
+sys.meta_path.insert(0, Nothing())
+from reidkit.losses import one_shot, ranking, smoothing, soft_multilabel, triplet
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_lines_of_code_are_counted_without_words():

@@ -81,3 +81,16 @@ def test_world_reads_a_city_as_the_archive_it_is_laid_out_like(city, reader, how
     monkeypatch.setattr("reidkit.world.city.build_city", lambda out, **_: out)
     monkeypatch.setattr(f"reidkit.data.layouts.{reader}", read)
     assert run("world", tmp_path, "--city", city).output.splitlines() == [str(tmp_path), "train: 12 images"]
+
+
+def test_run_and_study_take_the_same_options_by_the_same_names():
+    shared = {name: {p.name: (p.opts, p.default) for p in cli.main.commands[name].params} for name in ("run", "study")}
+    for name, option in shared["run"].items():
+        assert shared["study"][name] == option
+
+
+def test_another_parameter_of_a_study_asks_for_a_folder():
+    result = run("study", "02", "-p", "lr", "0.1")
+    assert result.exit_code == 1 and "name a folder for their results with --out" in result.stderr
+    listed = run("study", "02", "--preset", "tiny", "--variants", "neck", "--seeds", "0", "--dry-run")
+    assert listed.exit_code == 0 and listed.output.split()[0] == "02.tiny.neck.0"

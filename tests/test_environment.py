@@ -10,7 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TOML = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = TOML["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text()
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
@@ -58,6 +59,14 @@ def test_an_extra_that_is_named_exists():
     for text in (text for extra in EXTRAS.values() for text in extra):
         wish = Requirement(text)
         assert wish.name != PROJECT["name"] or wish.extras <= EXTRAS.keys(), text
+
+
+def test_an_installed_package_has_all_its_files():
+    patterns = TOML["tool"]["setuptools"]["package-data"]["reidkit"]
+    ours = [path.relative_to(ROOT / "reidkit") for path in (ROOT / "reidkit").rglob("*.*") if path.is_file()]
+    data = [path for path in ours if path.suffix not in (".py", ".pyc")]
+    assert data and not [path for path in data if not any(path.match(pattern) for pattern in patterns)]
+    assert all(any(path.match(pattern) for path in data) for pattern in patterns)
 
 
 def test_conda_leads_to_the_same_list():

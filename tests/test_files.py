@@ -110,18 +110,6 @@ def test_json_refuses_what_it_cannot_say_and_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("half", ["", '{"run": 2', '{"run": 2}'])
-def test_half_a_line_is_passed_over_and_then_cut_off(tmp_path, half):
-    file = tmp_path / "ledger.jsonl"
-    files.append_json(file, {"run": 1})
-    with file.open("a") as handle:
-        handle.write(half)
-    files.append_json(file, {"run": 3})
-    assert file.read_text() == '{"run": 1}\n{"run": 3}\n'
-    file.write_text('{"run": 1}\n{"ru')
-    assert files.read_lines(file) == [{"run": 1}]
-
-
 def test_a_broken_json_file_is_named(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken\.json is not JSON"):
@@ -144,3 +132,9 @@ def test_a_lock_is_free_again_after_an_error(tmp_path):
         raise RuntimeError
     with files.lock(tmp_path / "lock"):
         assert (tmp_path / "lock").stat().st_size == 0
+
+
+def test_who_does_not_want_to_wait_is_told_that_somebody_holds_it(tmp_path):
+    path, sentence = tmp_path / "lock", r"another process is doing the same \(.*lock"
+    with files.lock(path), pytest.raises(ValueError, match=sentence), files.lock(path, wait=False):
+        raise AssertionError

@@ -1,21 +1,18 @@
-"""What every committed notebook must be: short, executed, navigable, the same everywhere, and true to the library."""
+"""What every committed notebook must be: executed, navigable, the same everywhere, and true to the library."""
 
-import ast
 import io
 import json
 import re
-import statistics
 import tokenize
 from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
-from front import ROOT, code_lines, front, library_files, notebook_paths
+from front import ROOT, front, library_files, notebook_paths
+from reidkit import parameters
+from reidkit.studies import notebook
 
-PRESETS = ROOT / "reidkit" / "presets"
-SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 COURSE = ("00_map", "01_retrieval", "02_baseline", "03_ranking", "04_sparse_smoothing", "05_one_shot",
           "06_soft_multilabel", "07_crossroads")  # fmt: skip
 TAGS = {"parameters", "nbval-ignore-output"}
@@ -41,41 +38,8 @@ def outputs(path: Path) -> list[nbformat.NotebookNode]:
     return [output for cell in code(path) for output in cell.outputs]
 
 
-def parameters(path: Path) -> dict[str, object]:
-    """The parameters cell as values by name; anything but annotated scalars on one commented line each is an error."""
-    (cell,) = (cell for cell in code(path) if "parameters" in cell.metadata.get("tags", []))
-    values = {}
-    for node in ast.parse(cell.source).body:
-        line = cell.source.splitlines()[node.lineno - 1]
-        assert isinstance(node, ast.AnnAssign) and node.value is not None, f"{line!r} is not `name: type = value`"
-        value, kind = ast.literal_eval(node.value), SCALARS.get(ast.unparse(node.annotation))
-        assert type(value) is kind, f"{line!r}: the value is not an int, float, str or bool as annotated"
-        assert "#" in line, f"{line!r} lacks its comment"
-        values[node.target.id] = value
-    return values
-
-
 def test_the_course_is_whole_and_holds_nothing_else():
     assert [path.stem for path in PATHS] == list(COURSE)
-
-
-@NOTEBOOK
-def test_a_notebook_is_short(path):
-    cells = code(path)
-    lengths = [len(code_lines(cell.source + "\n")) for cell in cells]
-    assert len(read(path).cells) <= 60
-    assert sum(lengths) <= 280
-    assert statistics.median(lengths) <= 6
-    written = [cell for cell in cells if "parameters" not in cell.metadata.get("tags", [])]  # a line for each scalar
-    assert max(len(cell.source.splitlines()) for cell in written) <= 25
-
-
-@METHOD_NOTEBOOK
-def test_prose_and_code_are_in_balance(path):
-    """Five to nine words per line of code is the aim; outside of this wide range something is missing."""
-    words = sum(len(text.split()) for text in prose(path))
-    lines = sum(len(code_lines(cell.source + "\n")) for cell in code(path))
-    assert 3 <= words / lines <= 12
 
 
 @NOTEBOOK
@@ -104,19 +68,11 @@ def test_links_lead_somewhere(path):
 
 
 @NOTEBOOK
-def test_parameters_are_the_quick_preset(path):
-    quick = yaml.safe_load((PRESETS / f"{path.name[:2]}.quick.yml").read_text())
-    values = parameters(path)
-    assert values == quick
-    assert {name: type(value) for name, value in values.items()} == {name: type(value) for name, value in quick.items()}
-
-
-@NOTEBOOK
-def test_parameters_are_checked_in_the_next_code_cell(path):
-    """papermill only warns about a mistyped name; `runs.parameters` stops the notebook."""
+def test_the_parameters_cell_is_that_of_the_dataclass_and_is_checked_in_the_next_code_cell(path):
     cells = code(path)
     (at,) = (i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
-    assert "runs.parameters(globals())" in cells[at + 1].source
+    assert cells[at].source == parameters.cell(notebook.parameters_of(path.name[:2])), "run make notebooks"
+    assert re.search(r"^params = parameters\.read\([\w.]+, globals\(\)\)$", cells[at + 1].source, re.M)
 
 
 @NOTEBOOK

@@ -239,8 +239,8 @@ def test_ranking_equals_sorting_what_is_not_junk(gallery, pid, camid):
 
 
 def test_film_strip_shows_the_query_once_and_a_line_for_each_moment():
-    fig = plots.film_strip(QUERY, GALLERY, {"epoch 0": DIST, "epoch 1": 1 - DIST}, row=2, top_k=4)
-    assert len(fig.axes[0].images) == 1 + 2 * 4
+    fig = plots.film_strip(QUERY, GALLERY, {"epoch 0": DIST, "epoch 1": 1 - DIST}, row=2)
+    assert len(fig.axes[0].images) == 1 + 2 * 10
     assert texts(fig).count("pid 3") == 1 and {"epoch 0", "epoch 1"} <= set(texts(fig))
 
 
@@ -264,12 +264,10 @@ def test_ranked_lists_refuse_sizes_that_do_not_fit(change, sentence):
 
 def test_cmc_curve_draws_the_numbers_it_is_given():
     cmc = torch.tensor([0.5, 0.7, 0.8])
-    fig = plots.cmc_curve({"a": SimpleNamespace(cmc=cmc)}, bands={"a": [[0.4, 0.6, 0.7], [0.6, 0.8, 0.9]]}, max_rank=2)
-    line = fig.axes[0].lines[0]
-    assert line.get_xdata().tolist() == [1, 2] and line.get_ydata().tolist() == pytest.approx([0.5, 0.7])
-    assert len(fig.axes[0].collections) == 1 and line.get_label() == "a: rank1 0.500"
-    with pytest.raises(ValueError, match="band of a has shape"):
-        plots.cmc_curve({"a": SimpleNamespace(cmc=cmc)}, bands={"a": [[0.1], [0.2]]})
+    line = plots.cmc_curve({"a": SimpleNamespace(cmc=cmc)}).axes[0].lines[0]
+    assert line.get_xdata().tolist() == [1, 2, 3] and line.get_ydata().tolist() == pytest.approx([0.5, 0.7, 0.8])
+    assert line.get_label() == "a: rank1 0.500"
+    assert len(plots.cmc_curve({"long": curve(50)}).axes[0].lines[0].get_xdata()) == 20
     with pytest.raises(ValueError, match="rankings is empty"):
         plots.cmc_curve({})
 
@@ -318,25 +316,20 @@ def test_bars_are_as_long_as_their_values_and_negative_ones_orange():
             plots.bars_with_interval({"a": wrong}, unit="mAP")
 
 
-def test_knob_curve_draws_curves_and_bands_by_name():
+def test_knob_curve_draws_curves_by_name():
     y = {"a": [1.0, 2.0], "b": [2.0, 3.0]}
-    fig = plots.knob_curve([0.1, 1], y, xlabel="T", ylabel="mAP", spread={"a": [0.1, 0.2]}, log=True, default=1)
-    assert len(fig.axes[0].collections) == 1 and fig.axes[0].get_xscale() == "log"
+    fig = plots.knob_curve([0.1, 1], y, xlabel="T", ylabel="mAP", log=True, default=1)
+    assert [line.get_ydata().tolist() for line in fig.axes[0].lines[:2]] == list(y.values())
+    assert fig.axes[0].get_xscale() == "log"
     assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["0.1", "1"]
-    band = fig.axes[0].collections[0].get_paths()[0].get_extents()
-    assert (band.y0, band.y1) == pytest.approx((0.9, 2.2))
     with pytest.raises(ValueError, match="y has shape"):
         plots.knob_curve([1, 2, 3], [1, 2], xlabel="T", ylabel="mAP")
-    with pytest.raises(ValueError, match="2 half-widths"):
-        plots.knob_curve([1, 2], [1, 2], xlabel="T", ylabel="mAP", spread=[1, 2, 3])
 
 
-def test_curves_draw_into_the_axes_they_are_given():
-    fig, axes = plt.subplots(1, 3)
-    assert plots.knob_curve([1, 2], [1, 2], xlabel="x", ylabel="y", ax=axes[0]) is fig
-    assert plots.cmc_curve({"a": curve()}, ax=axes[1], title="found") is fig
-    assert plots.bars_with_interval({"a": 1.0}, unit="u", ax=axes[2]) is fig
-    assert plt.get_fignums() == [fig.number] and axes[1].get_title() + axes[1].get_title(loc="left") == "found"
+def test_knob_curve_draws_into_the_axes_it_is_given():
+    fig, ax = plt.subplots()
+    assert plots.knob_curve([1, 2], [1, 2], xlabel="x", ylabel="y", title="found", ax=ax) is fig
+    assert plt.get_fignums() == [fig.number] and ax.get_title() + ax.get_title(loc="left") == "found"
 
 
 def test_heatmap_and_schedule_show_their_numbers():
@@ -435,8 +428,8 @@ def test_feature_space_has_a_row_for_each_map_and_greys_the_small_identities():
     assert fig.axes[0].get_title(loc="left").endswith("3 of 18 in colour")
     assert len(fig.axes[0].collections[0].get_offsets()) == 15
     assert [text.get_text() for text in fig.axes[3].get_legend().texts] == ["0", "1", "2"]
-    clusters = plots.feature_space(XY, identity=identity, pseudo=identity % 2, ring_wrong=False)
-    assert clusters.axes[1].get_title(loc="left").endswith("all 2")
+    clusters = plots.feature_space(XY, pseudo=identity % 2)
+    assert clusters.axes[0].get_title(loc="left").endswith("all 2")
 
 
 def test_feature_space_refuses_labels_that_do_not_fit():
@@ -581,11 +574,11 @@ def test_portrait_draws_an_arrow_for_each_point_that_is_pulled():
 
 def test_portraits_work_where_gradients_are_off_and_wrap_into_rows():
     with torch.no_grad():
-        fig = plots.loss_portraits(dict.fromkeys("abcde", batch_hard_triplet_loss), columns=3)
+        fig = plots.loss_portraits(dict.fromkeys("abcde", batch_hard_triplet_loss))
     assert [ax.get_title() for ax in fig.axes] == list("abcde")
 
 
-def test_portraits_refuse_half_a_sitter_and_a_place_off_the_map():
+def test_portraits_refuse_points_without_pids_and_a_place_off_the_map():
     with pytest.raises(ValueError, match="both or neither"):
         plots.loss_portraits({"a": batch_hard_triplet_loss}, points=[[0.0, 1.0]])
     with pytest.raises(ValueError, match="pids has shape"):

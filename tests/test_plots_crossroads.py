@@ -25,9 +25,7 @@ PANELS = {
 MAPS = {"A": RNG.normal(size=(40, 2)), "B": RNG.normal(size=(40, 2))}
 PIDS, CAMIDS = np.arange(40) % 13, np.arange(40) // 13 % 3
 FIGURES = {
-    "interval_sections": lambda title: interval_sections(
-        SECTIONS, unit="mAP (%)", colours=COLOURS, title=title, note=title
-    ),
+    "interval_sections": lambda title: interval_sections(SECTIONS, unit="mAP (%)", colours=COLOURS, title=title),
     "interval_panels": lambda title: interval_panels(PANELS, unit="points", title=title, note=title),
     "atlas": lambda title: atlas(MAPS, identity=PIDS, camera=CAMIDS, title=title),
 }

@@ -1,6 +1,7 @@
 """The README says what is so: its numbers come from files, its links lead somewhere, its commands exist."""
 
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -71,10 +72,11 @@ def test_a_block_is_replaced_and_an_unknown_one_is_an_error():
         readme.fill(text, {"x": "1"})
 
 
-def record(folder, notebook, preset, variant, seed, ap):
-    per_query = {"pid": [1, 2], "ap": [ap, ap]}
+def record(folder, notebook, preset, variant, seed, ap, code=""):
+    """A result that today's code made, or other code."""
+    details = {"per_query": {"pid": [1, 2], "ap": [ap, ap]}, "provenance": {"code": code or runs.digest(notebook)}}
     metrics = {"rank1": 0.5, "mAP": ap}
-    result = runs.Result(notebook, preset, variant, seed, {}, metrics, seconds=1.0, peak_memory=1, per_query=per_query)
+    result = runs.Result(notebook, preset, variant, seed, {}, metrics, seconds=1.0, peak_memory=1, **details)
     runs.save_result(result, folder)
 
 
@@ -97,6 +99,19 @@ def test_the_verdicts_are_read_off_the_recorded_files(tmp_path, monkeypatch):
     assert (
         "printed" not in head and len(rows) == 1 and "the triplet helps softmax" in rows[0] and "| +10.0 (" in rows[0]
     )
+
+
+def test_stale_results_are_named_and_mixed_ones_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    for notebook, code in (("02", ""), ("03", "0ld")):
+        for seed, variant in itertools.product(range(3), ("softmax", "neck" if notebook == "02" else "default")):
+            record(tmp_path, notebook, "tiny", variant, seed, 0.5 + seed / 1000, code)
+    *table, space, line = readme.result_table().splitlines()
+    assert all(row.startswith("|") for row in table) and space == ""
+    assert line.startswith("All 6 results of notebook 03, preset tiny are stale")
+    record(tmp_path, "03", "tiny", "softmax", 0, 0.5)
+    with pytest.raises(ValueError, match=r"notebook 03, preset tiny, were made by different code .*--verify"):
+        readme.result_table()
 
 
 @pytest.mark.parametrize("path", notebook_paths(), ids=lambda path: path.stem)

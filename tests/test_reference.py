@@ -3,10 +3,10 @@
 import torch
 from safetensors.torch import load_file
 
-from reidkit import files, runs
+from reidkit import files, parameters, runs
 from reidkit.checkpoints import digest
 from reidkit.models.backbones import load_weights, small_resnet
-from reidkit.recipes import supervised
+from reidkit.recipes import baseline, supervised
 from reidkit.recipes.sources import find_weights
 
 PATH = find_weights("reference")
@@ -25,7 +25,7 @@ def test_the_agents_are_directions_one_for_each_person():
 
 
 def test_a_network_starts_from_them_by_name(capsys):
-    params = runs.preset("02", "tiny") | {"weights": "reference"}
+    params = baseline.Parameters.of(parameters.preset("02", "tiny")).but(weights="reference")
     model, fresh = supervised.build_model(params, 5), small_resnet()
     load_weights(fresh, PATH)
     assert "classifier.weight not used" in capsys.readouterr().out

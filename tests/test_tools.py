@@ -8,6 +8,8 @@ import pytest
 import course
 import execute
 import front
+from reidkit import parameters
+from reidkit.studies import lectures
 
 
 def notebook(path, *codes: str) -> None:
@@ -78,6 +80,16 @@ def test_a_notebook_that_cannot_start_is_a_failure_too(elsewhere, monkeypatch):
     assert report.failure == "RuntimeError: the kernel died" and report.claims == 0
 
 
+def test_a_preset_is_handed_to_the_notebooks_that_have_it(elsewhere, monkeypatch):
+    given = []
+    monkeypatch.setattr("papermill.execute_notebook", lambda path, out, changes, **_: given.append(changes))
+    for preset in ("tiny", "quick", "world"):
+        path = elsewhere.with_name("01_retrieval.ipynb")
+        notebook(path, "1")
+        course.execute(path, preset)
+    assert given == [parameters.preset("01", "tiny"), {}, {}] and given[0]["preset"] == "tiny"
+
+
 def test_the_record_holds_what_the_readme_reads(elsewhere, monkeypatch):
     monkeypatch.setattr(course, "RECORD", elsewhere.parent / "course.json")
     notebook(elsewhere, "1")
@@ -96,6 +108,17 @@ def test_an_executed_notebook_says_nothing_about_the_machine(elsewhere):
     assert [cell.id for cell in after.cells] == before and all(cell.metadata == {} for cell in after.cells)
     assert after.cells[-1].outputs == [{"name": "stdout", "output_type": "stream", "text": "2\n3\n"}]
     assert execute.execute(elsewhere) and elsewhere.read_bytes() == first
+
+
+def test_the_parameters_cell_is_written_anew(elsewhere):
+    notebook(elsewhere, "pid: int = 7", "print(pid)")
+    made = nbformat.read(elsewhere, as_version=4)
+    made.cells[3].metadata["tags"] = ["parameters"]
+    nbformat.write(made, elsewhere)
+    assert execute.execute(elsewhere)
+    after = nbformat.read(elsewhere, as_version=4)
+    assert after.cells[3].source == parameters.cell(lectures.Map) and after.cells[3].metadata.tags == ["parameters"]
+    assert after.cells[-1].outputs[0].text == f"{lectures.Map().pid}\n"
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "import os\nprint(os.path.dirname(os.getcwd()))"])

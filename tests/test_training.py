@@ -62,6 +62,11 @@ def test_warmup_steps_is_the_released_schedule(offset, name):
     assert within == got  # constant within an epoch
 
 
+def test_warmup_steps_follow_their_equation_whatever_order_the_drops_are_told_in():
+    schedule = warmup_steps(milestones=(6, 4), gamma=0.5, warmup=2, factor=0.2)
+    assert [schedule(epoch) for epoch in range(8)] == pytest.approx([0.2, 0.6, 1, 1, 0.5, 0.5, 0.25, 0.25])
+
+
 def test_warmup_steps_without_warmup_starts_at_full_rate():
     assert warmup_steps(warmup=0, milestones=(2,))(0) == 1
 
@@ -72,6 +77,12 @@ def test_warmup_cosine_rises_rests_falls():
     assert values[:41] == sorted(values[:41]) and values[40:121] == [1.0] * 81
     assert values[120:] == sorted(values[120:], reverse=True)
     assert values[0] == values[-1] == pytest.approx(0.01) and min(values) >= 0.01
+
+
+def test_warmup_cosine_rises_along_a_line_and_falls_along_half_a_cosine():
+    schedule = warmup_cosine(20, warmup=0.2, flat=0.6, floor=0.1)
+    above = [(schedule(epoch) - 0.1) / 0.9 for epoch in (1, 2, 3, 14, 16, 18)]
+    assert above == pytest.approx([1 / 4, 1 / 2, 3 / 4, (1 + 0.5**0.5) / 2, 1 / 2, (1 - 0.5**0.5) / 2])
 
 
 def test_fit_moves_the_rate_at_each_step_and_leaves_the_optimizer_as_it_came():
@@ -107,6 +118,19 @@ def test_one_optimizer_equals_the_loop_written_out():
             losses.append(loss.item())
     torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=0, atol=0)
     assert history.frame().loss.tolist() == pytest.approx([sum(losses[i : i + 3]) / 3 for i in (0, 3, 6)])
+
+
+def test_a_network_left_in_evaluation_mode_is_trained_in_training_mode():
+    model, modes = linear().eval(), []
+    fit(
+        model,
+        make_batches(),
+        lambda model, batch: modes.append(model.training) or squared_error(model, batch),
+        epochs=1,
+        optimizers=sgd(model),
+        progress=False,
+    )
+    assert modes == [True] * 3
 
 
 def test_terms_are_summed_and_recorded_and_those_without_gradient_only_recorded():

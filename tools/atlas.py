@@ -13,17 +13,15 @@ from pathlib import Path
 
 import torch
 
-from reidkit import files, plots, runs, studies
+from reidkit import files, plots, runs
 from reidkit.embed import Embeddings
 from reidkit.metrics.clustering import silhouette
+from reidkit.studies import lectures, runner
 
-METHODS = {  # name in the atlas -> notebook and variant
-    "02 baseline": ("02", "default"),
-    "03 softmax + Lin": ("03", "default"),
-    "04 SLSR": ("04", "default"),
-    "05 FSR + JD": ("05", "default"),
-    "06 direct transfer": ("06", "pretrained"),
-    "06 MAR": ("06", "default"),
+METHODS = {
+    name: run
+    for name, run in lectures.METHODS.items()
+    if name != "02 reference start"  # the baseline again, from other weights
 }
 PEOPLE = 12  # who are shown: those with the most images
 TOLERANCE = 1e-4  # of mAP; on the machine that recorded it the difference is 0
@@ -72,7 +70,7 @@ def repeat(notebook: str, variant: str, recorded: runs.Result, *, progress: bool
         ValueError: it came out differently.
     """
     preset, seed = recorded.preset, recorded.seed
-    result = studies.recipe(notebook).run(variant, preset=preset, seed=seed, city_seed=seed, progress=progress)
+    result = runner.recipe(notebook).run(variant, preset=preset, seed=seed, city_seed=seed, progress=progress)
     again, before = result.metrics["mAP"], recorded.metrics["mAP"]
     if abs(again - before) > TOLERANCE:
         raise ValueError(f"{recorded.name} has mAP {before:.4f} on record and {again:.4f} now; run its study again.")

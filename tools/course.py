@@ -18,8 +18,9 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from front import ROOT, Front, front, notebook_paths
-from reidkit import files, headless, runs
+from reidkit import files, parameters
 from reidkit.recipes.sources import open_split
+from reidkit.studies import notebook as headless
 
 OUT = ROOT / "build" / "course"
 CITY_PRESETS = ("quick", "tiny", "world")
@@ -91,15 +92,14 @@ def execute(path: Path, preset: str) -> Report:
     """Execute one notebook in a process of its own; a failure is reported, not raised."""
     front_lines, copy = front(path), (OUT / path.name).relative_to(ROOT)
     print(f"{path.stem}: {front_lines.title}", flush=True)
-    parameters = {}  # as committed, which is the quick preset
-    if (runs.PRESETS / f"{front_lines.number}.{preset}.yml").exists() and preset != "quick":
-        parameters = runs.preset(front_lines.number, preset)
+    known = (parameters.PRESETS / f"{front_lines.number}.{preset}.yml").exists()
+    changes = parameters.preset(front_lines.number, preset) if known else {}  # as committed, which is the quick preset
     copy.unlink(missing_ok=True)
-    ran = headless.execute(path, copy, parameters, lines=False)
+    seconds, failure = headless.execute(path, copy, changes)
     claims = publish(copy) if copy.exists() else 0
-    failed = f", then FAILED in {ran.failure}" * bool(ran.failure)
-    print(f"  {ran.seconds:.0f} s, {claims} claims hold{failed}", flush=True)
-    return Report(front_lines, ran.seconds, claims, ran.failure)
+    failed = f", then FAILED in {failure}" * bool(failure)
+    print(f"  {seconds:.0f} s, {claims} claims hold{failed}", flush=True)
+    return Report(front_lines, seconds, claims, failure)
 
 
 def publish(copy: Path) -> int:

@@ -50,8 +50,8 @@ def main() -> None:
     for name, row in means.items():
         print(f"{name:20} rank-1 {row['rank1']:.1%}  mAP {row['mAP']:.1%}")
     if not arguments.dry:
-        record = {"preset": arguments.preset, "cities": cities, "mean": means, "provenance": runs.provenance()}
-        files.write_json(runs.ROOT / "figures" / "results" / f"world.{arguments.preset}.json", record)
+        made = {"preset": arguments.preset, "provenance": runs.provenance(runs.digest("02"))}
+        files.write_json(runs.RESULTS / f"world.{arguments.preset}.json", made | {"cities": cities, "mean": means})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Execute the committed notebooks in place, so that they hold what the code says today and nothing about the machine.
 
+The parameters cell is written anew from the dataclass that declares the parameters.
+
     python tools/execute.py [02 ...]
 
 A notebook that fails is left as it was; the exit code is then 1.
@@ -20,8 +22,8 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from front import ROOT, notebook_paths
-from reidkit import files
-from reidkit.headless import KERNEL_OPTIONS
+from reidkit import files, parameters
+from reidkit.studies.notebook import KERNEL_OPTIONS, parameters_of
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -44,6 +46,9 @@ def execute(path: Path) -> bool:
     """Execute one notebook and write it back; False, with the reason, if a cell failed."""
     print(path.stem, end=" ", flush=True)
     notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", ()):
+            cell.source = parameters.cell(parameters_of(path.name[:2]))
     client = NotebookClient(
         notebook,
         kernel_name="python3",

@@ -14,8 +14,8 @@ import nbformat
 
 import thumbnails
 from front import ROOT, code_lines, front, library_files, notebook_paths
-from reidkit import files, runs, tables
-from reidkit.studies import recipe
+from reidkit import claims, files, runs
+from reidkit.studies import tables
 
 RESULTS = ROOT / "figures" / "results"
 FEWEST = 3  # seeds of a claim in the README; the notebooks show the others too
@@ -93,15 +93,27 @@ def notebook_table() -> str:
 
 
 def result_table() -> str:
-    """What the papers claim, each with its difference as printed and as recorded on drawn people, and the verdict."""
-    rows = [row for notebook, preset in studies() for row in claims(notebook, preset)]
-    return tables.text(rows, markdown=True) if rows else "No full run is recorded yet."
+    """What the papers claim, each with its difference as printed and as recorded, and the verdict."""
+    return _table(ours=False)
 
 
 def question_table() -> str:
     """The same for what nobody claimed: our own questions."""
-    rows = [row for notebook, preset in studies() for row in claims(notebook, preset, ours=True)]
-    return tables.text(rows, markdown=True) if rows else "No full run is recorded yet."
+    return _table(ours=True)
+
+
+def _table(*, ours: bool) -> str:
+    """The claims of all studies, and under them a sentence for each study that today's code did not make.
+
+    Raises:
+        ValueError: the results of a study were made by different code.
+    """
+    found = {study: rows for study in studies() if (rows := decided(*study, ours=ours))}
+    if not found:
+        return "No full run is recorded yet."
+    table = tables.text([row for rows in found.values() for row in rows], markdown=True)
+    stale = [study for study in found if runs.load_results(*study, folder=RESULTS)[0].stale]
+    return "\n\n".join([table, *(tables.standing(*study, folder=RESULTS) for study in stale)])
 
 
 def studies() -> list[tuple[str, str]]:
@@ -109,17 +121,18 @@ def studies() -> list[tuple[str, str]]:
     return sorted({(r.notebook, r.preset) for r in runs.load_results(folder=RESULTS) if r.preset != "quick"})
 
 
-def claims(notebook: str, preset: str, *, ours: bool = False) -> list[dict[str, str]]:
+def decided(notebook: str, preset: str, *, ours: bool) -> list[dict[str, str]]:
     """One row a claim that recorded runs of three seeds or more decide; `ours`: of our questions, else of papers."""
     rows = []
-    for effect in recipe(notebook).EFFECTS:
-        (row,) = tables.effects(notebook, preset, [effect], folder=RESULTS)
+    effects = claims.effects(notebook)
+    for effect, row in zip(effects, tables.effects(notebook, preset, folder=RESULTS), strict=True):
         if bool(effect.source) == ours or int(row["seeds"]) < FEWEST:
             continue
-        printed = tables.printed_difference(notebook, effect.variant, effect.against)
-        recorded = f"{row['mAP, points']} ({row['95 % interval']})"
+        in_map = effect.measure == "mAP"  # as are all differences in the table where nothing else is said
+        printed = tables.printed_difference(notebook, effect.variant, effect.against) if in_map else None
+        recorded = f"{row['points']} ({row['95 % interval']})" + f" of {effect.measure}" * (not in_map)
         place = f"{notebook}, {effect.source.removeprefix('the paper, ')}" if effect.source else notebook
-        cells = {"where": place, "claim": effect.says}
+        cells = {"where": place, "claim": effect.claim}
         cells |= {} if ours else {"printed": "–" if printed is None else f"{printed:+.1f}"}
         rows.append(cells | {"recorded": recorded, "seeds": row["seeds"], "verdict": row["verdict"]})
     return rows

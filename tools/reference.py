@@ -1,11 +1,11 @@
-"""Train the reference weights, which play ImageNet's part in this course: data/weights/reference.safetensors.
+"""Train the reference weights, which play ImageNet's part in this course: reidkit/weights/reference.safetensors.
 
     python tools/reference.py                    # about ten minutes on one core
 
 The small net learns to name the 600 people of the tiny `auxiliary` city, seed 0, training and test people alike, in the
-order of their pids. Nobody of them lives in another city. The rows of the last layer have unit length and can stand for
-their persons: they are the agents of MAR. Everything is kept in half precision, with what was measured beside it in
-figures/results/reference.json.
+order of their pids: the source of notebook 06. Nobody of them lives in another city. The rows of the last layer have
+unit length and can stand for their persons: they are the agents of MAR. Everything is kept in half precision, with what
+was measured beside it in figures/results/reference.json.
 """
 
 import argparse
@@ -15,23 +15,14 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from reidkit import checkpoints, files, runs
-from reidkit.data.images import Images, identity_labels, load
+from reidkit import checkpoints, code, files, parameters, runs
+from reidkit.data.images import identity_labels
 from reidkit.data.samplers import Sample
 from reidkit.embed import embed
 from reidkit.models.backbones import small_resnet
-from reidkit.models.heads import ReID
-from reidkit.recipes import sources, supervised
+from reidkit.models.heads import Agents, ReID
+from reidkit.recipes import baseline, soft_multilabel, sources, supervised
 from reidkit.training import fit
-
-CITY = {"dataset": "auxiliary", "city_preset": "tiny", "city_seed": 0}
-
-
-def everybody(params: dict) -> Images:
-    """All images of the named people of the city, whichever part they are in; hand-drawn boxes left out."""
-    split = sources.open_split(params["dataset"], preset=params["city_preset"], city_seed=params["city_seed"])
-    records = [record for part in (split.train, split.query, split.gallery) for record in part if record.pid > 0]
-    return load(records, (params["height"], params["width"]))
 
 
 def step(model: ReID, batch: Sample) -> dict[str, torch.Tensor]:
@@ -46,42 +37,43 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--cities", type=int, nargs="*", default=[100, 101], help="seeds of market cities to search in")
     arguments = parser.parse_args()
-    params = runs.preset("02", "tiny") | CITY
-    params |= {"epochs": 20, "steps_per_epoch": arguments.steps // 20, "precision": arguments.precision}
+    params = baseline.Parameters.of(parameters.preset("02", "tiny"))
+    params = params.but(epochs=20, steps_per_epoch=arguments.steps // 20, precision=arguments.precision)
     start = time.perf_counter()
-    images = everybody(params)
+    images = soft_multilabel.everybody(soft_multilabel.Parameters.of(parameters.preset("06", "tiny")))
     people = identity_labels(images.pids)[1]
-    runs.seed(params["seed"])
-    model = ReID(small_resnet(last_relu=False), people, neck="agents")  # as in MAR (D3.9)
+    runs.seed(params.seed)
+    backbone = small_resnet(last_relu=False)  # as in MAR (D3.9)
+    model = ReID(backbone, Agents(backbone.dim, people))
     history = fit(
         model,
         supervised.build_batches(params, images),
         step,
-        epochs=params["epochs"],
+        epochs=params.epochs,
         optimizers=supervised.build_optimizer(params, model),
         schedules=supervised.build_schedule(params),
         checkpoint=runs.ROOT / "runs" / "reference",
-        precision=params["precision"],
+        precision=params.precision,
     )
     seconds = time.perf_counter() - start
     tensors = model.backbone.state_dict() | {"classifier.weight": model.head.agents}
     half = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items() if tensor.is_floating_point()}
-    path = runs.ROOT / sources.REFERENCE
+    path = sources.REFERENCE
     with files.atomic_path(path) as part:
         save_file(half, part, metadata={"city": f"auxiliary, tiny, seed 0, {people} people by pid"})
     found = {f"market {seed}": search(model, params, seed) for seed in arguments.cities}
     record = {"people": people, "images": len(images), "steps": arguments.steps, "loss": history.rows[-1]["agents"]}
     record |= {"seconds": round(seconds), "bytes": path.stat().st_size, "sha256": checkpoints.digest(path)}
-    files.write_json(
-        runs.RESULTS / "reference.json", record | {"direct transfer": found, "provenance": runs.provenance()}
-    )
-    print(record, found, sep="\n")
+    record |= {"direct transfer": found}
+    made_by = runs.provenance(code.digest("reidkit.recipes.soft_multilabel"))
+    files.write_json(runs.RESULTS / "reference.json", record | {"provenance": made_by})
+    print(record)
 
 
-def search(model: ReID, params: dict, seed: int) -> dict[str, float]:
+def search(model: ReID, params: baseline.Parameters, seed: int) -> dict[str, float]:
     """Fractions that the network finds, without any further training, in the market city of a seed."""
-    data = sources.load_data(params | {"dataset": "market", "city_seed": seed})
-    metrics = supervised.measure(*(embed(model, part) for part in data[2:]))[1]
+    data = sources.load_data(params.but(city_seed=seed))
+    metrics = supervised.measure(*(embed(model, part) for part in (data.query, data.gallery)))[1]
     return {name: round(metrics[name], 4) for name in ("rank1", "rank5", "mAP")}
 
 

@@ -57,13 +57,13 @@ class Report:
 
     Attributes:
         root: the folder that was examined.
-        layout: "market1501", "dukemtmc", "cuhk03", "viper", "msmt17", "city" (drawn), "folders" (one per identity),
+        layout: "market1501", "dukemtmc", "cuhk03", "viper", "msmt17", "city" (rendered), "folders" (one per identity),
             "csv", or "" where it is none of them.
         counts: part -> name -> number, as `Split.counts`; the parts of CUHK03 are called "new detected train" and so
             on, for each protocol and kind of boxes that is there.
         problems: errors, warnings, notes.
         invalid_queries: queries that have no image of their identity by another camera to find.
-        complete: the parts that count what was published or, in a city, drawn.
+        complete: the parts that count what was published or, in a city, rendered.
     """
 
     root: Path
@@ -92,15 +92,14 @@ class Report:
         return "\n".join([title, "", *table, "", *said])
 
 
-def examine(root: str | Path, *, progress: bool = True) -> Report:
-    """Name the layout of a folder, count it against the published numbers and find what is wrong with it.
+def examine(root: str | Path) -> Report:
+    """Name the layout of a folder, compare its counts with the published ones and find what is wrong with it.
 
     Every image is decoded, in threads. An archive one or two folders deeper is examined there. Images that are still
     inside `cuhk-03.mat` are counted, not decoded. What is odd in an archive that is complete is only noted.
 
     Args:
         root: the folder of an archive, of a city or of your own images, or a CSV file of them.
-        progress: show a bar where somebody watches.
 
     Returns:
         The report; `print` it.
@@ -115,9 +114,9 @@ def examine(root: str | Path, *, progress: bool = True) -> Report:
     if len(places) != 1:
         return Report(root, "", {}, (Problem("error", _why_not(root, places)),))
     place, layout = places[0], recognise(places[0])
-    drawn = _manifest(place)
+    city = _manifest(place)
     problems = [] if place == root else [Problem("error", f"{root} is not the data set, {place} is; give that folder.")]
-    problems += (lost := list(_compare_drawn(place, drawn)))
+    problems += (lost := list(_compare_city(place, city)))
     counts, invalid, complete = {}, {}, set()
     for name, read in _readings(layout, place).items():
         try:
@@ -127,17 +126,17 @@ def examine(root: str | Path, *, progress: bool = True) -> Report:
             continue
         reading = name.removeprefix(layout).strip()  # "new detected" of CUHK03, else nothing
         parts = {f"{reading} {part}".strip(): row for part, row in split.counts().items()}
-        published = {} if drawn else layouts.PUBLISHED.get(name, {})
+        published = {} if city else layouts.PUBLISHED.get(name, {})
         found = [*_compare(split, published), *_cameras(split, layouts.CAMERAS.get(layout) if published else None)]
-        whole = not lost if drawn else bool(published) and not found
-        complete |= {part for part in parts if drawn or part.split()[-1] in published} if whole else set()
-        for severity, text in (*found, *_people(split), *_files(split, layout, progress)):
+        whole = not lost if city else bool(published) and not found
+        complete |= {part for part in parts if city or part.split()[-1] in published} if whole else set()
+        for severity, text in (*found, *_people(split), *_files(split, layout)):
             severity = "note" if whole and severity == "warning" else severity
             problems.append(Problem(severity, f"{reading}: {text}" if reading else text))
         counts |= parts
         invalid |= dict.fromkeys(_unmatched(split))
     problems = sorted(dict.fromkeys(problems), key=lambda problem: SEVERITIES.index(problem.severity))
-    return Report(root, "city" if drawn else layout, counts, tuple(problems), tuple(invalid), frozenset(complete))
+    return Report(root, "city" if city else layout, counts, tuple(problems), tuple(invalid), frozenset(complete))
 
 
 # --------------------------------------------------------------------------------------------------- which layout
@@ -182,7 +181,7 @@ def _table(place: Path) -> Path | None:
 
 
 def _manifest(place: Path) -> dict[str, int]:
-    """How many images each folder of a drawn city got; empty where it is none."""
+    """How many images each folder of a rendered city got; empty where it is none."""
     manifest = files.read_json(place / "manifest.json") if (place / "manifest.json").is_file() else {}
     return manifest["counts"] if isinstance(manifest, dict) and {"plan", "counts"} <= manifest.keys() else {}
 
@@ -258,10 +257,10 @@ def _compare(split: Split, published: dict[str, tuple[int, ...]]) -> Iterator[Pr
             yield Problem("warning", f"{part} has {' and '.join(wrong)}; unpack the archive again.")
 
 
-def _compare_drawn(place: Path, drawn: dict[str, int]) -> Iterator[Problem]:
+def _compare_city(place: Path, city: dict[str, int]) -> Iterator[Problem]:
     """A city against its manifest."""
-    if lost := [folder for folder, count in drawn.items() if len(_images(place / folder)) != count]:
-        text = f"{some(lost)}: not as many images as were drawn; delete {place} and draw it again."
+    if lost := [folder for folder, count in city.items() if len(_images(place / folder)) != count]:
+        text = f"{some(lost)}: not as many images as were rendered; delete {place} and build it again."
         yield Problem("warning", text)
 
 
@@ -269,7 +268,7 @@ def _cameras(split: Split, published: int | None) -> Iterator[Problem]:
     """Cameras that are missing or too many, or not known at all."""
     seen = {record.camid for records in split.parts.values() for record in records}
     if len(seen) == sum(map(len, split.parts.values())) > 1:
-        text = "each image counts as taken by a camera of its own; tell cameras by c1, c2 … in file names or by camid."
+        text = "each image counts as taken by a camera of its own; name cameras by c1, c2 … in file names or by camid."
         yield Problem("note", text)
     count = published or max(seen, default=-1) + 1
     if seen != set(range(count)):
@@ -301,7 +300,7 @@ def _unmatched(split: Split) -> list[Record]:
     return [record for record in split.query if not cameras[record.pid] - {record.camid}]
 
 
-def _files(split: Split, layout: str, progress: bool) -> Iterator[Problem]:
+def _files(split: Split, layout: str) -> Iterator[Problem]:
     """Decode every image: what is missing, what is damaged, what is there twice."""
     records = {record.path: record for part in split.parts.values() for record in part}
     inside = [path for path in records if layout == "cuhk03" and not path.parent.exists()]
@@ -313,7 +312,7 @@ def _files(split: Split, layout: str, progress: bool) -> Iterator[Problem]:
         return
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter while it decodes
         found = pool.map(_inspect, records)
-        found = track(found, title="decoding", total=len(records), unit="images", enabled=progress)
+        found = track(found, title="decoding", total=len(records), unit="images")
         states = dict(zip(records, found, strict=True))
     for state, remedy in (("missing", "unpack the archive again or mend the list"), ("damaged", "replace them")):
         if bad := [path.name for path, found in states.items() if found == state]:

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from reidkit.blocks import row_blocks
 from reidkit.data.records import Record
-from reidkit.distances import row_blocks
 from reidkit.progress import track
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red, green, blue, in units of full brightness
@@ -116,7 +116,7 @@ def _check_memory(n: int, height: int, width: int) -> None:
 
 
 def available_memory() -> int:
-    """Bytes of memory that can be had without swapping (on systems that do not tell, all there is).
+    """Bytes of memory that can be had without swapping (all memory on systems that do not say how much is free).
 
     >>> available_memory() > 0
     True
@@ -164,12 +164,12 @@ def normalise(
     return out.copy_(pixels).mul_(scale).add_(shift)
 
 
-class Chances(NamedTuple):
-    """What chance decided for a batch of n images; all that is random about `Augment`.
+class AugmentParams(NamedTuple):
+    """The random parameters of a batch of n images: all that is random about `Augment`.
 
     Attributes:
         flip: whether the image is mirrored.
-        down, right: how far the padded image is moved, in pixels, -pad to pad.
+        down, right: how far the padded image is shifted, in pixels, -pad to pad.
         crop: box (top, left, height, width) that is stretched to the whole image.
         erase: box that is overwritten; of height and width 0 where nothing is.
     """
@@ -183,15 +183,16 @@ class Chances(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    r"""Crop, mirror, move, normalise and erase a batch at random.
+    r"""Crop, mirror, shift, normalise and erase a batch at random.
 
     In this order: with probability `rect_crop` a box of 64 to 100 % of the area and 2 to 3 times as high as wide is
     stretched to the whole image; with probability `flip` left and right are exchanged; the image is framed by `pad`
     black pixels and a window of the old size is cut out anywhere; it is normalised; with probability `erase` a box of 2
     to 40 % of the area is overwritten by `fill`.
 
-    Chance is drawn on the CPU for the whole batch at once, so a seed gives the same images on every device up to the
-    rounding of floats. On the CPU each image is moved by one copy of a slice; elsewhere the batch is one gather.
+    The parameters are drawn on the CPU for the whole batch at once, so a seed gives the same images on every device up
+    to the rounding of floats. On the CPU each image is shifted by one copy of a slice; elsewhere the batch is one
+    gather.
 
     Args:
         flip: probability, 0 to 1.
@@ -230,21 +231,21 @@ class Augment:
 
         Args:
             pixels: 0 to 255; left as they are.
-            generator: the source of chance, on the CPU.
+            generator: of the random parameters, on the CPU.
 
         Returns:
             float32, on the device of `pixels`.
         """
         n, _, height, width = pixels.shape
-        chances = self.draw(n, height, width, generator=generator)
-        moved = self.apply_on_cpu if pixels.device.type == "cpu" else self.apply_on_device
-        return moved(pixels, chances)
+        params = self.draw(n, height, width, generator=generator)
+        apply = self.apply_on_cpu if pixels.device.type == "cpu" else self.apply_on_device
+        return apply(pixels, params)
 
-    def draw(self, n: int, height: int, width: int, *, generator: torch.Generator) -> Chances:
-        """Draw all that is random about n images of one size."""
+    def draw(self, n: int, height: int, width: int, *, generator: torch.Generator) -> AugmentParams:
+        """Draw the parameters of n images of one size."""
         pad = round(self.pad * height / 256)
-        chances = torch.tensor([self.flip, self.rect_crop, self.erase])
-        flip, crops, erases = torch.rand(3, n, generator=generator) < chances[:, None]
+        probabilities = torch.tensor([self.flip, self.rect_crop, self.erase])
+        flip, crops, erases = torch.rand(3, n, generator=generator) < probabilities[:, None]
         down, right = torch.randint(-pad, pad + 1, (2, n), generator=generator)
         crop = torch.tensor([0, 0, height, width]).repeat(n, 1)
         if self.rect_crop:
@@ -252,17 +253,17 @@ class Augment:
         erase = torch.zeros(n, 4, dtype=torch.long)
         if self.erase:
             erase = erasing_boxes(n, height, width, generator=generator) * erases[:, None]
-        return Chances(flip, down, right, crop, erase)
+        return AugmentParams(flip, down, right, crop, erase)
 
-    def apply_on_cpu(self, pixels: UInt8[Tensor, "n 3 h w"], chances: Chances) -> Float[Tensor, "n 3 h w"]:
-        """Apply what chance decided by one slice copy an image (numpy's, which start faster than torch's).
+    def apply_on_cpu(self, pixels: UInt8[Tensor, "n 3 h w"], params: AugmentParams) -> Float[Tensor, "n 3 h w"]:
+        """Augment by one slice copy per image (NumPy's, which start faster than PyTorch's).
 
         A few images at a time, so that all steps but the last find them in the processor's cache.
         """
-        pixels = stretch(pixels, chances.crop) if self.rect_crop else pixels
+        pixels = stretch(pixels, params.crop) if self.rect_crop else pixels
         batch = torch.empty_like(pixels, dtype=torch.float32)
         fill = np.array(self.fill, np.float32)[:, None, None]
-        moves, boxes = list(zip(*(x.tolist() for x in chances[:3]), strict=True)), chances.erase.tolist()
+        moves, boxes = list(zip(*(x.tolist() for x in params[:3]), strict=True)), params.erase.tolist()
         for rows in row_blocks(len(pixels), pixels[:1].nbytes, budget=2**20):
             part, done = pixels[rows], batch[rows]
             plain, mirrored, moved = part.numpy(), part.flip(3).numpy(), torch.zeros_like(part)
@@ -278,11 +279,11 @@ class Augment:
                     image[:, top : top + height, left : left + width] = fill
         return batch
 
-    def apply_on_device(self, pixels: UInt8[Tensor, "n 3 h w"], chances: Chances) -> Float[Tensor, "n 3 h w"]:
-        """Apply what chance decided by one gather, without waiting for the device."""
+    def apply_on_device(self, pixels: UInt8[Tensor, "n 3 h w"], params: AugmentParams) -> Float[Tensor, "n 3 h w"]:
+        """Augment by one gather, without host-device synchronisation."""
         n, _, height, width = pixels.shape
         device = pixels.device
-        flip, down, right, crop, erase = (x.to(device, non_blocking=True) for x in chances)
+        flip, down, right, crop, erase = (x.to(device, non_blocking=True) for x in params)
         if self.rect_crop:
             pixels = stretch(pixels, crop)
         rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
@@ -300,7 +301,7 @@ class Augment:
 
 @cache
 def _overlap(shift: int) -> tuple[slice, slice]:
-    """Where a line that is moved by `shift` lands, and the part of the old line that lands there."""
+    """For a line shifted by `shift`: the slice that is written, and the slice of the old line that is read."""
     return slice(max(shift, 0), min(shift, 0) or None), slice(max(-shift, 0), min(-shift, 0) or None)
 
 

@@ -42,11 +42,11 @@ CAMERAS = {"market1501": 6, "dukemtmc": 8, "cuhk03": 2, "viper": 2, "msmt17": 15
 
 
 def market1501(root: str | Path) -> Split:
-    """Read a folder laid out like Market-1501-v15.09.15; the drawn cities have the same layout.
+    """Read a folder laid out like Market-1501-v15.09.15; the rendered cities have the same layout.
 
     Training identities come from `bounding_box_train`, queries from `query`, the gallery, with junk (pid -1) and
     distractors (pid 0), from `bounding_box_test`, multi-query images from `gt_bbox` if it is there. Files are sorted by
-    name, cameras count from 0, and whatever is not an image (`Thumbs.db`) is passed over.
+    name, cameras count from 0, and whatever is not an image (`Thumbs.db`) is skipped.
 
     Args:
         root: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`.
@@ -72,8 +72,8 @@ def market1501(root: str | Path) -> Split:
 def dukemtmc(root: str | Path) -> Split:
     """Read a folder laid out like DukeMTMC-reID: Market-1501's three folders, names such as `0001_c2_f0046182.jpg`.
 
-    Its authors have withdrawn the archive; data/README.md says what follows from that. The gallery holds identities
-    that nobody asks for under their own pids, and no junk.
+    Its authors have withdrawn the archive; data/README.md says what follows from that. The gallery holds distractor
+    identities under their own pids, and no junk.
 
     Args:
         root: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`.
@@ -90,15 +90,7 @@ def dukemtmc(root: str | Path) -> Split:
     return _split(Path(root), *_market_parts(Path(root)))
 
 
-def cuhk03(
-    root: str | Path,
-    *,
-    protocol: str,
-    boxes: str = "detected",
-    split: int = 0,
-    export: bool = True,
-    progress: bool = True,
-) -> Split:
+def cuhk03(root: str | Path, *, protocol: str, boxes: str = "detected", split: int = 0, export: bool = True) -> Split:
     """Read CUHK03, by its classic protocol or by the new one.
 
     **classic**: one of the release's 20 test sets of 100 identities, all others train. Every test image is a query and
@@ -118,7 +110,6 @@ def cuhk03(
         boxes: "detected" or "labeled" ("labelled" does as well).
         split: which test set of the classic protocol, 0 to 19.
         export: False names the release's files without writing them.
-        progress: show a bar while files are written.
 
     Raises:
         ValueError: an unknown choice, nothing to read, or a file that is not what its name says.
@@ -139,13 +130,13 @@ def cuhk03(
     if protocol == "new":
         config = config or require(root, f"cuhk03_new_protocol_config_{boxes}.mat")[0]
         parts = read_config(config)
-        release = open_release(mat, boxes, export=export, progress=progress)
+        release = open_release(mat, boxes, export=export)
         if unknown := {name for rows in parts.values() for name, *_ in rows} - set(release.names):
             raise ValueError(f"{config} names images that {mat} does not hold: {some(unknown)}; fetch both again.")
         return _split(root, *([Record(release.folder / name, *ids) for name, *ids in rows] for rows in parts.values()))
     if split not in CLASSIC_SPLITS:
         raise ValueError(f"split is 0 to {CLASSIC_SPLITS[-1]} in CUHK03's classic protocol, not {split}.")
-    release = open_release(mat, boxes, export=export, progress=progress)
+    release = open_release(mat, boxes, export=export)
     tested, parts = set(release.test_sets[split]), ([], [])
     for name in release.names:
         pair, person, view, _ = name.split("_")
@@ -155,7 +146,7 @@ def cuhk03(
 
 
 def cuhk03_files(root: Path, boxes: str) -> tuple[Path | None, Path | None, Path | None]:
-    """Find the new-protocol folder, the release and the new-protocol index of CUHK03, wherever people put them."""
+    """Find the new-protocol folder, the release and the new-protocol index of CUHK03 in `root` or its usual folders."""
     homes = (root, root / "cuhk03-np", root / "cuhk03_release")
     names = (boxes, "cuhk-03.mat", f"cuhk03_new_protocol_config_{boxes}.mat")
     return tuple(next((home / name for home in homes if (home / name).exists()), None) for name in names)
@@ -204,19 +195,18 @@ def viper(root: str | Path, *, split: int = 0) -> Split:
     return _split(root, both, [queries[number] for number in test], [gallery[number] for number in test])
 
 
-def msmt17(root: str | Path, *, include_val: bool = True) -> Split:
+def msmt17(root: str | Path) -> Split:
     """Read MSMT17, version 1 (`train`, `test`) or 2 (`mask_train_v2`, `mask_test_v2`: faces are blurred).
 
-    The lists say what belongs to which part; the camera is the third number of a file's name. Training identities count
-    from 0 in the archive and so do the test identities, who are other people. Here the pid of the former is their
-    number plus 1 (0 would be a distractor), and those of the latter follow: the last training pid, 1041, plus number
-    plus 1.
+    The lists say what belongs to which part; the camera is the third number of a file's name. `list_train.txt` and
+    `list_val.txt` together are the published 32,621 training images (torchreid trains on the former alone). Training
+    identities count from 0 in the archive and so do the test identities, who are other people. Here the pid of the
+    former is their number plus 1 (0 would be a distractor), and those of the latter follow: the last training pid,
+    1041, plus number plus 1.
 
     Args:
         root: the folder that holds the two folders and `list_train.txt`, `list_val.txt`, `list_query.txt` and
             `list_gallery.txt`.
-        include_val: whether the images of `list_val.txt`, of training identities, train as well. The published 32,621
-            training images are both lists; torchreid trains on `list_train.txt` alone.
 
     Raises:
         ValueError: a list or a folder is missing, or a line is not `<path> <identity>` with a camera in the name.
@@ -232,9 +222,10 @@ def msmt17(root: str | Path, *, include_val: bool = True) -> Split:
     masked = (root / "mask_train_v2").is_dir() or (root / "mask_test_v2").is_dir()
     learn, test = require(root, *(("mask_train_v2", "mask_test_v2") if masked else ("train", "test")))
     train, val, query, gallery = map(_read_list, lists, (learn, learn, test, test))
-    last = max(record.pid for record in train + val)
+    train += val
+    last = max(record.pid for record in train)
     query, gallery = ([record._replace(pid=last + record.pid) for record in part] for part in (query, gallery))
-    return _split(root, train + val if include_val else train, query, gallery)
+    return _split(root, train, query, gallery)
 
 
 def _split(root: Path, *parts: Iterable[Record]) -> Split:
@@ -293,7 +284,7 @@ def read_folder(folder: Path) -> tuple[Record, ...]:
     """Read a flat folder of images whose names begin with `<pid>_c<camera from 1>`, as Market-1501's do.
 
     Args:
-        folder: the folder; hidden files and files that are not images are passed over.
+        folder: the folder; hidden files and files that are not images are skipped.
 
     Returns:
         The records, sorted by file name.
@@ -311,7 +302,7 @@ def match_names(folder: Path, pattern: re.Pattern[str], form: str, example: str)
     Args:
         folder: what holds the images.
         pattern: what a name begins with; its second group, if there is one, is a camera and counts from 1.
-        form, example: the same for people.
+        form, example: the same, as it is written in the error message.
 
     Raises:
         ValueError: no image in the folder, or names that do not fit; the first three are named.
@@ -353,7 +344,7 @@ def _read_list(path: Path, folder: Path) -> list[Record]:
 
 
 def shuffled(items: Iterable[Item], *key: object) -> list[Item]:
-    """Order items by the SHA-256 of the key and the item: at random, but the same everywhere and for ever.
+    """Order items by the SHA-256 of the key and the item: at random, but the same on every machine.
 
     >>> shuffled(range(5), "viper", 0)
     [0, 3, 2, 1, 4]

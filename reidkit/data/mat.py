@@ -34,7 +34,7 @@ class Release(NamedTuple):
     test_sets: list[list[str]]
 
 
-def open_release(mat: Path, boxes: str, *, export: bool = True, progress: bool = True) -> Release:
+def open_release(mat: Path, boxes: str, *, export: bool = True) -> Release:
     """Read what a `cuhk-03.mat` holds; the first time, write its images as PNG files beside it.
 
     The files lie in `cuhk-03-<boxes>` beside the archive, with an index. A call that was killed goes on where it
@@ -44,7 +44,6 @@ def open_release(mat: Path, boxes: str, *, export: bool = True, progress: bool =
         mat: the file of the release.
         boxes: "detected" or "labeled".
         export: False writes nothing; the names are read all the same.
-        progress: show a bar where somebody watches.
 
     Raises:
         ValueError: h5py is missing, the file is not that release, or the folder holds something else.
@@ -63,7 +62,7 @@ def open_release(mat: Path, boxes: str, *, export: bool = True, progress: bool =
             if export:
                 with files.lock(mat.with_name(f".{folder.name}.lock")):
                     if _index(folder, mat) is None:  # another process may have been quicker
-                        _export(archive, boxes, folder, index, progress)
+                        _export(archive, boxes, folder, index)
     return Release(folder, index["names"], index["test_sets"])
 
 
@@ -108,11 +107,11 @@ def _test_sets(archive: Any) -> list[list[str]]:
     return [[f"{int(pair)}_{int(person):03d}" for pair, person in table] for table in tables]
 
 
-def _export(archive: Any, boxes: str, folder: Path, index: dict[str, Any], progress: bool) -> None:
+def _export(archive: Any, boxes: str, folder: Path, index: dict[str, Any]) -> None:
     workshop = folder.with_name(f".{folder.name}.{index['bytes']}.part")  # another archive never continues this one
     workshop.mkdir(exist_ok=True)
     done = set(os.listdir(workshop))
-    images = track(_images(archive, boxes), title=f"exporting {boxes}", total=len(index["names"]), enabled=progress)
+    images = track(_images(archive, boxes), title=f"exporting {boxes}", total=len(index["names"]))
     for name, cell in images:
         if name not in done:
             data = io.BytesIO()

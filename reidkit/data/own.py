@@ -19,7 +19,9 @@ PARTS = ("train", "query", "gallery")
 CAMERA = re.compile(r"(?:^|[^a-z0-9])c(?:am(?:era)?)?[-_ ]?(\d+)", re.IGNORECASE)  # 0002_c1s1_000451_03.jpg, cam-3.png
 
 
-class _Row(NamedTuple):
+class _Entry(NamedTuple):
+    """One image as its folders or the table describe it."""
+
     path: Path
     pid: str
     camera: str = ""  # empty: not known
@@ -39,7 +41,7 @@ def folders(root: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
         seed: of the division, where `train`, `query` and `gallery` are not there; see `divide`.
 
     Raises:
-        ValueError: no such folders, no image, only some names tell a camera, or nothing is left to search for.
+        ValueError: no such folders, no image, only some names give a camera, or nothing is left to search for.
 
     >>> folders("no/such/folder")
     Traceback (most recent call last):
@@ -54,7 +56,7 @@ def folders(root: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
         for folder in sorted(path for path in home.iterdir() if path.is_dir() and not path.name.startswith(".")):
             for name in sorted(image_names(path.name for path in folder.iterdir())):
                 camera = CAMERA.search(name)
-                rows.append(_Row(folder / name, folder.name, camera[1] if camera else "", home.name if given else ""))
+                rows.append(_Entry(folder / name, folder.name, camera[1] if camera else "", home.name if given else ""))
     if not rows:
         raise ValueError(f"{root} holds no folder with images; put those of an identity into a folder of their own.")
     return _read(root, root, rows, cameras, seed)
@@ -97,7 +99,7 @@ def table(path: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
             raise ValueError(
                 f"{path}, line {reader.line_num}: needs a path, a pid and a split of {', '.join(PARTS)} if any."
             )
-        rows.append(_Row(path.parent / file, pid, camera, part.lower()))
+        rows.append(_Entry(path.parent / file, pid, camera, part.lower()))
     if not rows:
         raise ValueError(f"{path} lists no image; its lines are a path, a pid and perhaps a camid and a split.")
     return _read(path, path.parent, rows, cameras, seed)
@@ -145,11 +147,11 @@ def divide(records: Sequence[Record], *, seed: int = 0) -> tuple[tuple[Record, .
     return tuple(tuple(r for r, name in zip(records, part, strict=True) if name == wanted) for wanted in PARTS)
 
 
-def _read(source: Path, root: Path, rows: list[_Row], cameras: bool, seed: int) -> Split:
+def _read(source: Path, root: Path, rows: list[_Entry], cameras: bool, seed: int) -> Split:
     cameras = cameras and any(row.camera for row in rows)
     if lacking := [row.path.name for row in rows if cameras and not row.camera]:
         raise ValueError(
-            f"{source}: no camera for {some(lacking)}, but for others; tell all, or read with cameras=False."
+            f"{source}: no camera for {some(lacking)}, but for others; give one to all, or read with cameras=False."
         )
     if lacking := [row.path.name for row in rows if not row.part and any(row.part for row in rows)]:
         raise ValueError(f"{source}: no split for {some(lacking)}, but for others; give one to all or to none.")
@@ -161,7 +163,7 @@ def _read(source: Path, root: Path, rows: list[_Row], cameras: bool, seed: int) 
         return Split(name, root, *divide(records, seed=seed))
     parts = {part: tuple(r for r, row in zip(records, rows, strict=True) if row.part == part) for part in PARTS}
     if nobody := [record.path.name for record in parts["train"] + parts["query"] if record.pid <= 0]:
-        raise ValueError(f"{source}: pid -1 or 0 names nobody, so not {some(nobody)}; number identities from 1.")
+        raise ValueError(f"{source}: pid -1 or 0 is no identity, but {some(nobody)} has it; number identities from 1.")
     return Split(name, root, **parts)
 
 

@@ -12,7 +12,7 @@ from reidkit.data.images import Augment, Images, normalise
 
 
 def epoch_generator(seed: int, epoch: int, stream: str = "") -> torch.Generator:
-    """Make a source of chance for one epoch of one stream; streams and epochs of one seed are independent.
+    """Make a random generator for one epoch of one stream; streams and epochs of one seed are independent.
 
     Args:
         seed: of the run, at least 0.
@@ -32,10 +32,10 @@ class PKSampler:
     """Yield batches of p identities with k images each.
 
     In each epoch the images of every identity are shuffled and cut into groups of k. A batch takes the next group of
-    each of p identities, drawn among those that still have one; the epoch ends when fewer than p have.
+    each of p identities, sampled among those that still have one; the epoch ends when fewer than p have.
 
     Corner cases
-        * An identity with fewer than k images gives one group an epoch, drawn from its images with replacement.
+        * An identity with fewer than k images gives one group per epoch, sampled from its images with replacement.
         * The n mod k images that are left of a larger identity are not seen in this epoch.
         * Groups left over at the end of the epoch are not seen in this epoch; so its length varies from epoch to epoch.
         * Each identity is at most once in a batch, and an image of a large identity at most once in an epoch.
@@ -96,27 +96,26 @@ class PKSampler:
 
 
 class PlainSampler:
-    """Yield all positions once an epoch, shuffled, in batches of one size.
+    """Yield all positions once per epoch, shuffled, in batches of one size; a last, smaller batch is left out.
 
     Args:
         n: how many images there are.
         batch_size: images in a batch.
         seed: of the run.
-        drop_last: leave the last, smaller batch out.
 
     Raises:
         ValueError: no batch can be made.
 
-    >>> sorted(index for batch in PlainSampler(5, batch_size=2, drop_last=False) for index in batch)
-    [0, 1, 2, 3, 4]
+    >>> sorted(index for batch in PlainSampler(6, batch_size=2) for index in batch)
+    [0, 1, 2, 3, 4, 5]
     """
 
-    def __init__(self, n: int, *, batch_size: int, seed: int = 0, drop_last: bool = True):
+    def __init__(self, n: int, *, batch_size: int, seed: int = 0):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-        if n < (batch_size if drop_last else 1):
+        if n < batch_size:
             raise ValueError(f"{n} images do not fill a batch of {batch_size}; choose a smaller batch_size.")
-        self.n, self.batch_size, self.seed, self.drop_last = n, batch_size, seed, drop_last
+        self.n, self.batch_size, self.seed = n, batch_size, seed
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -125,7 +124,7 @@ class PlainSampler:
 
     def __len__(self) -> int:
         """How many batches every epoch has."""
-        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+        return self.n // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.n, generator=epoch_generator(self.seed, self.epoch, "plain")).tolist()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from reidkit.distances import euclidean, same_precision, squared_euclidean
+from reidkit.blocks import same_precision
+from reidkit.distances import euclidean, squared_euclidean
 
 EPS = 1e-12  # keeps the root of a vanishing difference differentiable: its gradient is 0
 
@@ -32,7 +33,7 @@ def feature_space_regularization(
     $$ L = \sum_{i=1}^{n} \sum_{j=1}^{n} \sqrt{(D_i - D_j)^2 + 10^{-12}} \tag{fsr} $$
 
     The pairs are ordered and include i = j, so that the least value is $10^{-6} n^2$. Without labelled or unlabelled
-    images the value is 0 and so is the gradient. Nothing waits for the device.
+    images the value is 0 and so is the gradient. No host-device synchronisation.
 
     Args:
         labelled: (n, d) unit rows, of labelled and pseudo-labelled images.

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reidkit.distances import same_precision
+from reidkit.blocks import same_precision
 
 
 def lin_loss(
@@ -36,16 +36,16 @@ def lin_loss(
 
     $d$ is the Euclidean distance of the embeddings scaled to length 1; $P_i$ holds the other images of i's identity,
     $N_i$ the images of others with $d_{ij} < 2$. An empty set costs nothing. As the weights are normalised, "eq3" with
-    T is "code" with T + 1 up to $\epsilon$: T = 1 in print is 2 in the released code.
+    T is "code" with T + 1 up to $\epsilon$: T = 1 in the paper is T = 2 in the released code.
 
     Args:
-        embeddings: (n, d), n at least 1, any scale; normalised inside. Nothing waits for the device.
+        embeddings: (n, d), n at least 1, any scale; normalised inside. No host-device synchronisation.
         pids: (n,) identities, any integers.
         radius: r, a distance from 0 to 2.
         temperature: T, at least 0.
         weighting: "code", as released, or "eq3", as printed.
         detach_weights: whether the weights count as constants; in the released code they do not.
-        eps: at least 0; the paper prints none.
+        eps: at least 0; the paper has none.
 
     Returns:
         A scalar, at least 0.
@@ -92,7 +92,7 @@ def ranked_list_loss(
     nothing.
 
     Args:
-        embeddings: (n, d), n at least 1, any scale; normalised inside. Nothing waits for the device.
+        embeddings: (n, d), n at least 1, any scale; normalised inside. No host-device synchronisation.
         pids: (n,) identities, any integers.
         alpha: a distance above 0; unit vectors are at most 2 apart.
         margin: m, from 0 to alpha.

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from reidkit.distances import same_precision
+from reidkit.blocks import same_precision
 
 
 def sparse_label_smoothing_loss(
@@ -31,7 +31,7 @@ def sparse_label_smoothing_loss(
     $Z_i$ is 1 for a generated image and 0 for a real one; $S_k$ holds the identities of cluster k.
 
     Args:
-        logits: (n, c). Nothing waits for the device.
+        logits: (n, c). No host-device synchronisation.
         pids: (n,) identities of the real images, 0 to c - 1; ignored where generated.
         generated: (n,) which images are.
         clusters: (n,) the cluster a generated image is from, 0 to k - 1; ignored where real.
@@ -69,7 +69,7 @@ def lsro_loss(
     $$ L = -\frac{1}{n} \sum_i \Big[ (1 - Z_i) \log p_i(y_i) + \frac{Z_i}{C} \sum_c \log p_i(c) \Big] \tag{lsro} $$
 
     Args:
-        logits: (n, c). Nothing waits for the device.
+        logits: (n, c). No host-device synchronisation.
         pids: (n,) identities of the real images, 0 to c - 1; ignored where generated.
         generated: (n,) which images are.
 
@@ -99,7 +99,7 @@ def all_in_one_loss(
     Identities are numbered from 0 to C - 1, so that C is the new one.
 
     Args:
-        logits: (n, c + 1): a column for each identity, then one for all generated images. Nothing waits for the device.
+        logits: (n, c + 1): one column per identity, then one for all generated images. No host-device synchronisation.
         pids: (n,) identities of the real images, 0 to c - 1; ignored where generated.
         generated: (n,) which images are.
 

@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reidkit.distances import nonzero, product, row_blocks, same_precision, squared_euclidean, tile_size
+from reidkit.blocks import nonzero, product, row_blocks, same_precision, tile_size
+from reidkit.distances import squared_euclidean
 
 
 def soft_multilabels(
@@ -33,7 +34,7 @@ def soft_multilabels(
     Args:
         embeddings: (n, d) unit rows.
         agents: (a, d) unit rows, one for each source identity.
-        scale: s, above 0; the paper prints none, 30 is released.
+        scale: s, above 0; the paper gives none, the released code 30.
         log: whether to return log y, which `CrossCameraConsistency` takes.
 
     Returns:
@@ -119,7 +120,7 @@ def joint_embedding_loss(
 
     $H_x$ are the hard agents of image x: of another identity, if x has one, and nearer than the margin; H holds the
     source and target images that have any. The agents are constants. The printed form knows no hard agents of source
-    images, takes sums, and moves the agents too. Nothing waits for the device.
+    images, takes sums, and moves the agents too. No host-device synchronisation.
 
     Args:
         source: (n, d) unit rows $z$.
@@ -298,8 +299,8 @@ class MultilabelDiscriminativeLoss(nn.Module):
 
     M are the nearest pairs of the batch: the share p of all its pairs. $\bar N$ is the same mean over N, and $A_{(k)}$
     the k-th largest agreement of the batch. Without positives $\bar P$ is 1, and without negatives $\bar N$ is 1/2.
-    T is NaN until `initialise` or a first `update` sets it, and no pair is positive then. Nothing but `initialise` and
-    `partition` waits for the device.
+    T is NaN until `initialise` or a first `update` sets it, and no pair is positive then. Only `initialise` and
+    `partition` synchronise host and device.
 
     Where p takes not even one pair of the batch, the nearest one is taken and T stays; a warning says so, once.
 
@@ -464,9 +465,10 @@ def _l1_of_all_pairs(y: Tensor, tile: int) -> Iterator[Tensor]:
 
 
 def _camera_statistics(x: Tensor, camids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (n, a), standard deviation (n, a) and whether it counts (n,), a row for each camera: it has two images.
+    """Mean (n, a), standard deviation (n, a) and whether it counts (n,), one row per camera.
 
-    Each camera has the row where its number would first be in a sorted list; the other rows stay empty.
+    A camera counts with two images or more. It has the row where its number would first be in a sorted list; the other
+    rows stay empty.
     """
     x, _ = same_precision(x, x)
     row = torch.searchsorted(camids.sort().values, camids.contiguous())
@@ -496,7 +498,7 @@ def _mean_agent(hard: Tensor, agents: Tensor) -> Float[Tensor, "n d"]:
 
 
 def _mean_agent_looked_up(hard: Tensor, agents: Tensor) -> Float[Tensor, "n d"]:
-    """The same where nothing has to wait to learn how few are chosen."""
+    """The same by looking up the few that are chosen; their number is only known on the host."""
     counts = hard.sum(1)
     return F.embedding_bag(nonzero(hard)[1], agents, counts.cumsum(0) - counts, mode="mean")
 

@@ -17,7 +17,7 @@ def batch_hard_triplet_loss(
        \Big[ m + \max_{y_j = y_i,\, j \ne i} d_{ij} - \min_{y_j \ne y_i} d_{ij} \Big]_+ \tag{batch-hard} $$
 
     A holds the anchors that have both a positive and a negative in the batch. No anchor, no loss: the value is 0 and so
-    is the gradient. Nothing waits for the device.
+    is the gradient. No host-device synchronisation.
 
     Args:
         embeddings: (n, d), any scale; not normalised here.

@@ -10,7 +10,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from reidkit.distances import Array, embedding_rows, nonzero, row_blocks, squared_norms, tile_size, triangle_tiles
+from reidkit.blocks import Array, embedding_rows, nonzero, row_blocks, tile_size
+from reidkit.distances import squared_norms, triangle_tiles
 
 
 class Clusters(NamedTuple):

@@ -6,12 +6,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+LEVEL = 0.95  # of an interval
+POWER = 0.8  # chance to see an effect that is there
+
 
 class Pair(NamedTuple):
     """Two methods on the queries of one seed: same city, same order.
 
     Attributes:
-        ours, theirs: (n,) one number a query, for example its average precision.
+        ours, theirs: (n,) one number per query, for example its average precision.
         pids: (n,) the identity of each query.
     """
 
@@ -25,7 +28,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         difference: mean over seeds of the mean paired difference.
-        low, high: its interval; from one seed over identities alone.
+        low, high: its 95 % interval; from one seed over identities alone.
         spread: standard deviation over the seeds; nan from one seed.
         seeds: how many.
     """
@@ -38,7 +41,7 @@ class Comparison(NamedTuple):
 
     @property
     def visible(self) -> float:
-        """The smallest difference that these seeds could have told from none: half the interval."""
+        """The smallest difference that these seeds could have shown: half the interval."""
         return (self.high - self.low) / 2
 
     def verdict(self, direction: int = 1) -> str:
@@ -58,24 +61,20 @@ class Comparison(NamedTuple):
         return "opposite" if high < 0 else f"no effect seen (could have seen ≥ {100 * self.visible:.1f})"
 
 
-def compare(
-    pairs: Sequence[Pair], *, shared: bool = False, n_boot: int = 1000, level: float = 0.95, seed: int = 0
-) -> Comparison:
+def compare(pairs: Sequence[Pair], *, shared: bool = False, n_boot: int = 1000) -> Comparison:
     r"""The mean paired difference, with an interval over seeds (Student's t) and over identities (bootstrap).
 
     $$ \bar\Delta = \frac1S \sum_s \frac{1}{n_s} \sum_{q} (a_{sq} - b_{sq}) \tag{paired-difference} $$
 
-    Half the interval is $t_{S-1}\, s / \sqrt S$, with s the spread of the S differences: resampling a handful of seeds
-    would promise more than they can keep. Where each seed is a city of its own, that contains the luck of its people,
-    and the bootstrap over identities is only the least it may be; where all seeds are tested on the same people, their
-    luck comes on top (the root of the sum of squares).
+    Half the interval is $t_{S-1}\, s / \sqrt S$, with s the spread of the S differences: a bootstrap over a handful of
+    seeds would be too narrow. Where each seed has a city of its own, this already contains the variation over people,
+    and the bootstrap over identities is only a lower bound; where all seeds are tested on the same people, the
+    variation over identities is added (root of the sum of squares).
 
     Args:
         pairs: one for each seed.
         shared: whether all seeds were tested on the same people, as on a real archive.
         n_boot: number of resamples.
-        level: share of such intervals that hold the true difference, in (0, 1).
-        seed: of the resampling.
 
     Returns:
         The comparison; from one seed the interval is over its identities alone.
@@ -93,8 +92,8 @@ def compare(
         raise ValueError("nothing to compare: no seed was run with both variants.")
     groups = [_by_identity(pair) for pair in pairs]
     means = np.array([totals.sum() / sizes.sum() for totals, sizes in groups])  # [paired-difference]
-    tail = (1 + level) / 2
-    again = np.mean([_resample(seed if shared else (seed, k), *group, n_boot) for k, group in enumerate(groups)], 0)
+    tail = (1 + LEVEL) / 2
+    again = np.mean([_resample(0 if shared else (0, k), *group, n_boot) for k, group in enumerate(groups)], 0)
     half = stats.norm.ppf(tail) * again.std()
     if len(means) > 1:
         over_seeds = stats.t.ppf(tail, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
@@ -114,23 +113,21 @@ def _by_identity(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resample(seed: int | tuple, totals: np.ndarray, sizes: np.ndarray, n_boot: int) -> np.ndarray:
-    """The mean difference when other identities had been drawn, `n_boot` times; the same ones for the same seed."""
+    """The mean difference of `n_boot` bootstrap samples of the identities; the same samples for the same seed."""
     share = np.full(len(sizes), 1 / len(sizes))
     counts = np.random.default_rng(seed).multinomial(len(sizes), share, size=n_boot)
     return counts @ totals / (counts @ sizes)
 
 
-def seeds_needed(effect: float, spread: float, *, power: float = 0.8, level: float = 0.95) -> int:
-    """How many paired seeds tell a difference of `effect` from none, when differences scatter by `spread`.
+def seeds_needed(effect: float, spread: float) -> int:
+    """How many paired seeds show a difference of `effect` with 80 % power, when differences scatter by `spread`.
 
     Args:
         effect: the true mean difference, above 0.
         spread: standard deviation of the difference over seeds, in the same unit.
-        power: chance to see the effect, in (0, 1).
-        level: of the two-sided t-interval that has to leave out 0.
 
     Returns:
-        The smallest number, at least 2; at most 10,000.
+        The smallest number for which the two-sided 95 % t-interval leaves out 0; at least 2 and at most 10,000.
 
     Raises:
         ValueError: `effect` or `spread` is not above 0.
@@ -143,7 +140,7 @@ def seeds_needed(effect: float, spread: float, *, power: float = 0.8, level: flo
     if not effect > 0 or not spread > 0:
         raise ValueError(f"effect and spread must be above 0, not {effect} and {spread}.")
     for n in range(2, 10_000):
-        bar = stats.t.ppf((1 + level) / 2, n - 1)
-        if stats.nct.sf(bar, n - 1, effect / spread * np.sqrt(n)) >= power:
+        bar = stats.t.ppf((1 + LEVEL) / 2, n - 1)
+        if stats.nct.sf(bar, n - 1, effect / spread * np.sqrt(n)) >= POWER:
             return n
     return 10_000

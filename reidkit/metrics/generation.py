@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reidkit.distances import Array, embedding_rows, k_nearest
+from reidkit.blocks import Array, embedding_rows
+from reidkit.distances import k_nearest
 
-# Below these a generator has collapsed. Seen by the reference weights, people of drawn cities make the scale: one image
-# with noise over and over has a spread of 0.03 at most, the images of one person have 0.26 or more.
+# Below these a generator has collapsed. Measured on rendered cities with the reference weights: one image with noise
+# over and over has a spread of 0.03 at most, the images of one person have 0.26 or more.
 COLLAPSED_SPREAD = 0.2
 # There 1, 5, 30 or 100 images with noise, repeated to 250, come to 0.14 to 0.24; all blurred sixteenfold, to 0.64.
 COLLAPSED_NEAREST = 0.5
@@ -122,5 +123,5 @@ def _two_sets(real: Array, generated: Array) -> tuple[Tensor, Tensor]:
             raise ValueError(f"{name} holds NaN or infinity; give finite embeddings.")
     first, second = named.values()
     if first.shape[1] != second.shape[1]:
-        raise ValueError(f"real has {first.shape[1]} numbers a row and generated {second.shape[1]}; they must agree.")
+        raise ValueError(f"real has {first.shape[1]} numbers per row and generated {second.shape[1]}; they must agree.")
     return first.cpu().double(), second.cpu().double()

@@ -1,4 +1,4 @@
-r"""Protocols beside single query: CUHK03's single gallery shot, VIPeR's one image each, multi-query, means over splits.
+r"""Protocols beside single query: CUHK03's single gallery shot, VIPeR's one image each, multi-query.
 
 Market-1501, DukeMTMC-reID, MSMT17 and CUHK03's new protocol are single query: `evaluate` is all they need.
 
@@ -8,23 +8,13 @@ Two APs       A single-shot gallery holds one right image of each query, so its 
 Notation      $j$ one of the $n$ right images of a query; $s_y$ the share of the images of identity $y$ before $j$.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from reidkit.distances import Array, embedding_rows, row_blocks
-from reidkit.metrics.retrieval import (
-    JUNK,
-    Labels,
-    Ranking,
-    distance_rows,
-    evaluate_distances,
-    integer_ids,
-    matrix_shape,
-)
+from reidkit.blocks import Array, embedding_rows, row_blocks
+from reidkit.metrics.retrieval import Labels, Ranking, distance_rows, evaluate_distances, integer_ids, matrix_shape
 
 BLOCK_BYTES = 2**22  # a block of queries that stays in a processor's cache
 
@@ -42,21 +32,21 @@ def single_gallery_shot(
     seed: int = 0,
     max_rank: int = 50,
 ) -> Ranking:
-    r"""Measure a ranking in which the gallery keeps one image of each identity, drawn anew for each query.
+    r"""Measure a ranking in which the gallery keeps one image of each identity, sampled anew for each query.
 
     $$ \sum_r P_j(r)\, t^r = \prod_y (1 - s_y + s_y t) \tag{images-ahead} $$
     $$ P(r) = \frac1n \sum_j P_j(r), \quad \mathrm{CMC}(k) = \sum_{r < k} P(r), \quad
        \mathrm{AP} = \sum_r \frac{P(r)}{r + 1} \tag{single-shot} $$
 
-    The image of $y$ that is drawn is before $j$ with probability $s_y$, whatever is drawn of the others: the rank of
+    The sampled image of $y$ is before $j$ with probability $s_y$, whatever is sampled of the others: the rank of
     $j$ is a sum of independent coins. So the mean over all draws needs no draw; papers report means over 10 or 100.
     Junk is deleted before (same pid and camera; pid -1). Any other pid, 0 too, is an identity like the others.
 
     Args:
         dist: (n_query, n_gallery), smaller is nearer; infinity is allowed, NaN is not. Equal ones keep gallery order.
         query_pids, query_camids, gallery_pids, gallery_camids: as in `evaluate`; CUHK03 queries with every test image.
-        other_camera_only: draw nobody under the query's camera (DeepReID, open-reid); else only her own images there
-            are left out (torchreid, SLSR).
+        other_camera_only: leave out all images under the query's camera (DeepReID, open-reid), not only those of the
+            query's identity (torchreid, SLSR).
         n_repeats: draws for each query; None takes the mean over all draws in closed form.
         seed: of the draws.
         max_rank: length of cmc; beyond the number of identities its last value is repeated.
@@ -102,11 +92,7 @@ def single_gallery_shot(
 
 
 def viper_cmc(
-    dist: Shaped[Array, "n_query n_gallery"],
-    query_pids: Int[Array, " n_query"],
-    gallery_pids: Int[Array, " n_gallery"],
-    *,
-    both_ways: bool = False,
+    dist: Shaped[Array, "n_query n_gallery"], query_pids: Int[Array, " n_query"], gallery_pids: Int[Array, " n_gallery"]
 ) -> Float[Tensor, " n_gallery"]:
     """CMC at every rank where the gallery has exactly one image of each person asked for, under another camera.
 
@@ -115,14 +101,13 @@ def viper_cmc(
     Args:
         dist: (n_query, n_gallery), smaller is nearer; equal ones keep the order of the gallery.
         query_pids: (n_query,) identities.
-        gallery_pids: (n_gallery,) identities; nobody asks for some of them, perhaps.
-        both_ways: also ask with the gallery for the queries, and take the mean (torchreid: 20 evaluations, not 10).
+        gallery_pids: (n_gallery,) identities; some may be those of no query.
 
     Returns:
         (n_gallery,) float64 fractions, rank 1 first.
 
     Raises:
-        ValueError: an image that asks has no match or several; what `evaluate_distances` refuses.
+        ValueError: a query has no match or several; what `evaluate_distances` refuses.
 
     Source: D. Gray et al., Evaluating appearance models, 2007.
 
@@ -130,19 +115,14 @@ def viper_cmc(
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     n_query, n_gallery = matrix_shape(dist)
-    query_pids = integer_ids(query_pids, "query_pids", n_query)
-    gallery_pids = integer_ids(gallery_pids, "gallery_pids", n_gallery)
-    same = (query_pids[:, None] == gallery_pids) & (gallery_pids != JUNK)
-    sides = [("query", "gallery", query_pids, same.sum(1)), ("gallery", "query", gallery_pids, same.sum(0))]
-    for asking, answering, pids, counts in sides[: 1 + both_ways]:
-        if wrong := (counts != 1).nonzero()[0].tolist():
-            raise ValueError(
-                f"{asking} image {wrong[0]} (pid {pids[wrong[0]]}) has {counts[wrong[0]]} matches in the {answering}; "
-                "here each must have one (single_gallery_shot draws one of several)."
-            )
-    cameras = np.zeros(n_query, dtype=int), np.ones(n_gallery, dtype=int)
-    cmc = evaluate_distances(dist, query_pids, cameras[0], gallery_pids, cameras[1], max_rank=n_gallery).cmc
-    return (cmc + viper_cmc(dist.T, gallery_pids, query_pids)) / 2 if both_ways else cmc
+    ids = query_pids, np.zeros(n_query, dtype=int), gallery_pids, np.ones(n_gallery, dtype=int)
+    labels = Labels(*ids, n_query, n_gallery)
+    if wrong := (labels.count != 1).nonzero()[0].tolist():
+        raise ValueError(
+            f"query image {wrong[0]} (pid {labels.query_pids[wrong[0]]}) has {labels.count[wrong[0]]} matches in the "
+            "gallery; here each must have one (single_gallery_shot samples one of several)."
+        )
+    return evaluate_distances(dist, *ids, max_rank=n_gallery).cmc
 
 
 @torch.no_grad()
@@ -194,37 +174,6 @@ def multi_query(
     return total[mine] / count[mine, None]
 
 
-def mean_over_splits(rankings: Sequence[Ranking]) -> Ranking:
-    """The mean of one protocol over several splits, such as the 20 test sets of CUHK03: each split weighs the same.
-
-    Args:
-        rankings: one of each split, all of the same protocol and max_rank.
-
-    Returns:
-        A `Ranking` of mean cmc, mAP and mINP; `ap`, `inp` and `valid` are those of the splits, one after another.
-
-    Raises:
-        ValueError: no ranking, or rankings of different protocols or lengths.
-
-    >>> one, two = torch.tensor([1]), torch.tensor([1, 2])
-    >>> splits = [evaluate_distances(dist, one, 0 * one, two, two) for dist in torch.tensor([[[0, 1]], [[1, 0]]])]
-    >>> mean_over_splits(splits).mAP, mean_over_splits(splits).protocol
-    (0.75, 'single query, mean of 2 splits · AP mean · 2/2 queries valid · gallery 2')
-    """
-    stamps = [ranking.protocol.split(" · ") for ranking in rankings]
-    kinds = {(*x[:2], x[2].partition("valid")[2], len(r.cmc)) for x, r in zip(stamps, rankings, strict=True)}
-    if len(kinds) != 1:
-        raise ValueError(f"a mean needs rankings of one protocol and one max_rank, not {sorted(kinds)}.")
-    cmc, mAP, mINP, ap, inp, valid, _ = zip(*rankings, strict=True)
-    means = torch.stack(cmc).mean(0), float(np.mean(mAP)), float(np.mean(mINP))
-    ((rules, convention, others, _),) = kinds
-    valid, galleries = torch.cat(valid), {stamp[-1] for stamp in stamps}
-    gallery = galleries.pop() if len(galleries) == 1 else "galleries of several sizes"
-    counted = f"{int(valid.sum())}/{len(valid)} queries valid{others}"
-    stamp = f"{rules}, mean of {len(rankings)} splits · {convention} · {counted} · {gallery}"
-    return Ranking(*means, torch.cat(ap), torch.cat(inp), valid, stamp)
-
-
 def poisson_binomial(probabilities: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m+1"]:
     """Law of the number of heads when m independent coins are thrown, for n rows of coins.
 
@@ -250,7 +199,7 @@ def poisson_binomial(probabilities: Float[np.ndarray, "n m"]) -> Float[np.ndarra
 def _images_ahead(
     far: Float[np.ndarray, "n_row n_gallery"], labels: Labels, block: slice, other_camera_only: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each right image: the row of its query, and of each identity the images before it and all that may be drawn.
+    """For each right image: the row of its query, and per identity the images before it and all that can be sampled.
 
     The query's own identity counts nothing before.
     """

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from reidkit.distances import Array, Neighbours, embedding_rows, k_nearest, row_blocks, squared_norms
+from reidkit.blocks import Array, embedding_rows, row_blocks
+from reidkit.distances import Neighbours, k_nearest, squared_norms
 
 
 @torch.no_grad()
@@ -55,7 +56,7 @@ def k_reciprocal_rerank(
     """
     query, gallery = embedding_rows(query, "query").float(), embedding_rows(gallery, "gallery").float()
     if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query has {query.shape[1]} numbers a row and gallery {gallery.shape[1]}; they must agree.")
+        raise ValueError(f"query has {query.shape[1]} numbers per row and gallery {gallery.shape[1]}; they must agree.")
     if k1 < 1 or k2 < 1 or not 0 <= lam <= 1:
         raise ValueError(f"k1 and k2 must be at least 1 and lam from 0 to 1, not k1={k1}, k2={k2}, lam={lam}.")
     n_query = len(query)

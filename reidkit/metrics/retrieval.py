@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from reidkit.distances import Array, embedding_rows, product, row_blocks, same_precision, squared_norms
+from reidkit.blocks import Array, embedding_rows, product, row_blocks, same_precision
+from reidkit.distances import squared_norms
 
-JUNK = -1  # pid of boxes that are neither right nor wrong
 BLOCK_ROWS = 384  # queries at a time: more gain nothing in speed
 BLOCK_BYTES = 2**27  # but never more than this for one block
 AP_CONVENTIONS = ("mean", "trapezoid", "mar")
@@ -84,7 +84,7 @@ def evaluate(
         gallery: (n_gallery, d) embeddings.
         query_pids: (n_query,) identities; any integers.
         query_camids: (n_query,) cameras; any integers.
-        gallery_pids: (n_gallery,) identities; -1 is junk, an identity that nobody asks for (0 on disk) a distractor.
+        gallery_pids: (n_gallery,) identities; -1 is junk, an identity of no query (0 on disk) is a distractor.
         gallery_camids: (n_gallery,) cameras.
         ap: "mean" (mean of the precisions; torchreid, fast-reid), "trapezoid" (Market-1501's own script, lower), or
             "mar" (the trapezoid with $p'_0 = 1$ even where the first image is wrong; higher).
@@ -108,12 +108,12 @@ def evaluate(
     """
     query, gallery = embedding_rows(query, "query"), embedding_rows(gallery, "gallery")
     if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query has {query.shape[1]} numbers a row and gallery {gallery.shape[1]}; they must agree.")
+        raise ValueError(f"query has {query.shape[1]} numbers per row and gallery {gallery.shape[1]}; they must agree.")
     query, gallery = same_precision(query.to(gallery.device), gallery)
     labels = Labels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
     _check_finite(squared_norms(query), "query")
     bias = _check_finite(squared_norms(gallery), "gallery").mul_(-0.5)
-    bias[labels.gallery_pids == JUNK] = -torch.inf
+    bias[labels.junk] = -torch.inf
 
     def score(rows: slice, out: Tensor) -> None:
         product(query[rows], gallery, out=out)
@@ -159,7 +159,7 @@ def evaluate_distances(
     dtype = torch.promote_types(sample.dtype, torch.float32) if sample.is_floating_point() else torch.float64
     largest = torch.finfo(dtype).max
     bias = torch.zeros(len(labels.gallery_pids), dtype=dtype, device=sample.device)
-    bias[labels.gallery_pids == JUNK] = -torch.inf
+    bias[labels.junk] = -torch.inf
 
     def score(rows: slice, out: Tensor) -> None:
         out.copy_(distance_rows(dist, rows)).neg_()
@@ -171,13 +171,13 @@ def evaluate_distances(
 def bootstrap_interval(
     values: Float[Array, " n"], groups: Shaped[Array, " n"], *, n_boot: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of the mean of `values` when other identities had been drawn: whole groups are resampled.
+    """Bootstrap interval of the mean of `values`, over identities: whole groups are resampled.
 
-    Images of one person succeed and fail together, so resampling single queries would promise too much. For two
-    methods give the differences of their APs: the interval is then paired.
+    Queries of one person succeed and fail together, so resampling single queries would make the interval too narrow.
+    For two methods give the differences of their APs: the interval is then paired.
 
     Args:
-        values: (n,) one number a query, for example `ranking.ap`.
+        values: (n,) one number per query, for example `ranking.ap`.
         groups: (n,) its identity, for example `query_pids[ranking.valid]`.
         n_boot: number of resamples.
         level: share of the resamples inside the interval, in (0, 1).
@@ -220,8 +220,9 @@ class Labels:
         self.query_camids = integer_ids(query_camids, "query_camids", n_query)
         self.gallery_pids = integer_ids(gallery_pids, "gallery_pids", n_gallery)
         self.gallery_camids = integer_ids(gallery_camids, "gallery_camids", n_gallery)
+        self.junk = self.gallery_pids == -1  # neither right nor wrong for any query
         order = np.argsort(self.gallery_pids, kind="stable")
-        self.by_pid = order[self.gallery_pids[order] != JUNK]
+        self.by_pid = order[~self.junk[order]]
         pids = self.gallery_pids[self.by_pid]
         self.start = pids.searchsorted(self.query_pids)
         self.count = pids.searchsorted(self.query_pids, "right") - self.start

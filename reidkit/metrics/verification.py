@@ -14,7 +14,7 @@ def _sorted(name: str, distances: Tensor) -> Tensor:
 
 
 def error_rates(positive: Tensor, negative: Tensor, thresholds: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    r"""How often a threshold on the distance lets strangers in, and how often it turns the same person away.
+    r"""How often a threshold on the distance accepts two identities as one, and how often it rejects one identity.
 
     $$ \mathrm{FMR}(t) = \frac{|\{d^- \le t\}|}{n^-} \tag{fmr} \qquad
        \mathrm{FNMR}(t) = \frac{|\{d^+ > t\}|}{n^+} \tag{fnmr} $$
@@ -23,7 +23,7 @@ def error_rates(positive: Tensor, negative: Tensor, thresholds: Tensor | None = 
         positive: distances of pairs of the same identity, any shape, >= 0.
         negative: distances of pairs of two identities, any shape, >= 0.
         thresholds: (t,) where to look; if not given, half-way between each two neighbouring distances (and at the
-            largest), where every pair of rates that any threshold reaches occurs, but for "nobody is let in".
+            largest), which gives every pair of rates that any threshold reaches, except that of no pair accepted.
 
     Returns: thresholds (t,), FMR (t,) and FNMR (t,), float64, fractions. FMR rises with t, FNMR falls.
 

@@ -136,23 +136,24 @@ class SENet(ResNet):
 
 
 class DenseNet(nn.Module):
-    """torchvision's DenseNet-121, ending with the feature map after the last ReLU; `last_stride` 1 drops a pooling.
+    """torchvision's DenseNet-121, ending with its feature map; `last_stride` 1 drops a pooling.
 
     Attributes:
         dim: channels of the feature map.
     """
 
-    def __init__(self, *, last_stride: int = 1):
+    def __init__(self, *, last_stride: int = 1, last_relu: bool = True):
         super().__init__()
         _check_stride(last_stride)
-        self.dim = 1024
+        self.dim, self.last_relu = 1024, last_relu
         self.features = torchvision.models.densenet121(num_classes=1).features
         if last_stride == 1:
             self.features.transition3.pool = nn.Identity()
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d i j"]:
         """Compute the feature map."""
-        return self.features(images).relu()
+        maps = self.features(images)
+        return maps.relu() if self.last_relu else maps
 
 
 class SmallResNet(nn.Module):
@@ -278,18 +279,19 @@ def se_resnext50(*, last_stride: int = 1) -> SENet:
     return SENet(SEBottleneck, last_stride=last_stride, groups=32, width_per_group=4)
 
 
-def densenet121(*, last_stride: int = 1) -> DenseNet:
+def densenet121(*, last_stride: int = 1, last_relu: bool = True) -> DenseNet:
     """Make DenseNet-121: 7.0 million parameters, dim 1024.
 
     Args:
         last_stride: as in `resnet50`; here 1 leaves the last pooling out.
+        last_relu: False ends with the last batch normalisation, as SLSR does (ledger D1.12).
 
     Source: G. Huang et al., Densely Connected Convolutional Networks, CVPR 2017 (torchvision's).
 
     >>> with torch.device("meta"): densenet121(last_stride=2)(torch.empty(1, 3, 256, 128)).shape
     torch.Size([1, 1024, 8, 4])
     """
-    return DenseNet(last_stride=last_stride)
+    return DenseNet(last_stride=last_stride, last_relu=last_relu)
 
 
 def small_resnet(*, width: int = 32, last_stride: int = 1, last_relu: bool = True) -> SmallResNet:

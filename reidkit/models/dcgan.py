@@ -1,4 +1,4 @@
-"""DCGAN: a network that draws images from noise, and one that tells them from real images, each the other's teacher."""
+"""DCGAN: a generator that makes images from noise, and a discriminator that tells them from real ones."""
 
 import itertools
 
@@ -43,7 +43,7 @@ class Generator(nn.Module):
         self.apply(_start)
 
     def forward(self, noise: Float[Tensor, "n z"]) -> Float[Tensor, "n 3 h w"]:
-        """Draw images, -1 to 1, from noise in -1 to 1."""
+        """Generate images, -1 to 1, from noise in -1 to 1."""
         return self.grow(self.start(noise).unflatten(1, self.map))
 
 
@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
         self.apply(_start)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1"]:
-        """Judge images, -1 to 1."""
+        """Say how real images in -1 to 1 seem."""
         return self.shrink(images)
 
 

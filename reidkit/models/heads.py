@@ -123,26 +123,20 @@ class ReID(nn.Module):
 
     Args:
         backbone: images (n, 3, h, w) to feature maps (n, d, h', w'), with d as its attribute `dim`.
-        num_pids: number of training identities, C.
-        neck: "bn" (`BNNeck`), "none" (`NoNeck`) or "agents" (`Agents`).
-
-    Raises:
-        ValueError: another neck, or fewer than one identity.
+        head: features (n, d) to an `Output`, or another named tuple that has at least its fields.
 
     >>> from reidkit.models.backbones import small_resnet
-    >>> ReID(small_resnet(width=4), num_pids=5).eval()(torch.zeros(2, 3, 64, 32)).embedding.shape
+    >>> backbone = small_resnet(width=4)
+    >>> ReID(backbone, BNNeck(backbone.dim, 5)).eval()(torch.zeros(2, 3, 64, 32)).embedding.shape
     torch.Size([2, 32])
     """
 
-    def __init__(self, backbone: nn.Module, num_pids: int, *, neck: str = "bn"):
+    def __init__(self, backbone: nn.Module, head: nn.Module):
         super().__init__()
-        if neck not in NECKS:
-            raise ValueError(f"neck is one of {', '.join(NECKS)}, not {neck!r}.")
         self.backbone = backbone.to(memory_format=torch.channels_last)
-        self.head = NECKS[neck](backbone.dim, num_pids)
-        self.dim = backbone.dim
+        self.head, self.dim = head, backbone.dim
 
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Output:
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, ...]:
         """Embed and classify normalised images."""
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         with torch.autocast(images.device.type, enabled=False):

@@ -6,12 +6,9 @@ others (metric). What is compared at test time is the feature itself, below all 
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from reidkit.models.heads import ReID
 
 
 class OneShotOutput(NamedTuple):
@@ -46,6 +43,7 @@ class PLHead(nn.Module):
 
     Source: released code of Y. Wu et al., "Progressive learning for person re-identification with one example".
 
+    >>> import torch
     >>> PLHead(8, 5)(torch.randn(4, 8)).logits.shape
     torch.Size([4, 5])
     """
@@ -59,7 +57,7 @@ class PLHead(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, num_pids))
         self.exclusive = nn.Sequential(nn.Linear(dim, dim), nn.BatchNorm1d(dim))
         self.dropout = nn.Dropout(dropout)
-        self.apply(_start)
+        self.apply(_initialise)
         nn.init.normal_(self.classifier[1].weight, std=0.001)
 
     def forward(self, feature: Float[Tensor, "n d"]) -> OneShotOutput:
@@ -83,6 +81,7 @@ class FSRHead(PLHead):
 
     Source: released code of "Feature Space Regularization for person re-identification with one sample".
 
+    >>> import torch
     >>> FSRHead(8, 5)(torch.randn(4, 8)).metric.norm(dim=1).allclose(torch.ones(4))
     True
     """
@@ -90,15 +89,15 @@ class FSRHead(PLHead):
     def __init__(self, dim: int, num_pids: int, *, hidden: int = 0, dropout: float = 0.5):
         super().__init__(dim, num_pids, hidden=hidden or dim, dropout=dropout)
         self.convolution = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim))
-        self.convolution.apply(_start)
+        self.convolution.apply(_initialise)
 
     def forward(self, feature: Float[Tensor, "n d"]) -> OneShotOutput:
         """Convolve, then branch."""
         return self.branch(feature, self.convolution(feature))
 
 
-def _start(module: nn.Module) -> None:
-    """Give a layer the released code's start."""
+def _initialise(module: nn.Module) -> None:
+    """Start a layer as the released code does."""
     if isinstance(module, nn.Linear):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
         if module.bias is not None:
@@ -106,26 +105,3 @@ def _start(module: nn.Module) -> None:
 
 
 HEADS = {"pl": PLHead, "fsr": FSRHead}
-
-
-class OneShotReID(ReID):
-    """A whole network with one of these heads; all else is as in `ReID`.
-
-    Args:
-        backbone: images (n, 3, h, w) to feature maps (n, d, h', w'), with d as its attribute `dim`.
-        head: features (n, d) to a `OneShotOutput`.
-
-    >>> from reidkit.models.backbones import small_resnet
-    >>> OneShotReID(small_resnet(width=4), PLHead(32, 5))(torch.zeros(2, 3, 64, 32)).exclusive.shape
-    torch.Size([2, 32])
-    """
-
-    def __init__(self, backbone: nn.Module, head: PLHead):
-        super().__init__(backbone, 1, neck="none")
-        self.head = head
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> OneShotOutput:
-        """Pool the map, and ask the head."""
-        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        with torch.autocast(images.device.type, enabled=False):
-            return self.head(maps.float().mean((2, 3)))

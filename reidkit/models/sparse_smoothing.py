@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from reidkit.models.backbones import DenseNet
 from reidkit.models.heads import Output
 
 
@@ -68,15 +67,3 @@ class ClassBlock(nn.Module):
             return logits
         adapted = self.noise(logits)  # [noise-layer]
         return adapted if self.noise_on == "all" else torch.where(generated[:, None], adapted, logits)
-
-
-class WithoutReLU(nn.Module):
-    """A DenseNet whose map ends with its last batch normalisation, so that features can be negative (D1.12)."""
-
-    def __init__(self, densenet: DenseNet):
-        super().__init__()
-        self.features, self.dim = densenet.features, densenet.dim
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d i j"]:
-        """Compute the feature map."""
-        return self.features(images)

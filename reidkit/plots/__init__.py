@@ -3,7 +3,7 @@
 In a notebook the cell ends with `plt.show()`, which shows the figure once and closes it.
 """
 
-from reidkit.plots.curves import (  # noqa: F401  # noqa: F401, I001
+from reidkit.plots.curves import (  # noqa: F401
     bars_with_interval,
     cmc_curve,
     distance_histogram,

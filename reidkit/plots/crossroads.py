@@ -21,7 +21,7 @@ class Row(NamedTuple):
     Attributes:
         value, low, high: what is drawn, in the unit of the figure.
         kind: what its colour says.
-        dots: what it is the mean of, one a seed.
+        dots: the values it is the mean of, one per seed.
         note: a few words at the right end.
     """
 
@@ -46,7 +46,7 @@ def _row(ax: Axes, y: float, row: Row, colour: str, *, size: float = 5) -> None:
 
 @styled
 def interval_sections(
-    sections: Mapping[str, Mapping[str, Row]], *, unit: str, colours: Mapping[str, str], title: str = "", note: str = ""
+    sections: Mapping[str, Mapping[str, Row]], *, unit: str, colours: Mapping[str, str], title: str = ""
 ) -> Figure:
     """Rows of numbers with intervals under headings, coloured by what they are.
 
@@ -55,7 +55,6 @@ def interval_sections(
         unit: of the numbers.
         colours: kind of a row to its colour; the legend in this order.
         title: the finding.
-        note: how to read it.
 
     Raises:
         ValueError: no section, or a kind without a colour.
@@ -67,7 +66,7 @@ def interval_sections(
     if unknown := {row.kind for rows in by_name("sections", sections).values() for row in rows.values()} - {*colours}:
         raise ValueError(f"no colour for {', '.join(sorted(unknown))}; there is one for {', '.join(colours)}.")
     lines = sum(len(rows) + 1.3 for rows in sections.values())
-    fig, axes = canvas(height=0.185 * lines + 0.75, title=title, note=note)
+    fig, axes = canvas(height=0.185 * lines + 0.75, title=title)
     ax, y, names = axes[0, 0], 0.0, {}
     for heading, rows in sections.items():
         look = {"transform": ax.get_yaxis_transform(), "fontweight": "bold", "fontsize": 8, "va": "center"}
@@ -93,7 +92,7 @@ def interval_sections(
 def interval_panels(
     panels: Mapping[str, Mapping[str, Row]], *, unit: str, columns: int = 4, title: str = "", note: str = ""
 ) -> Figure:
-    """The same rows for several methods, a panel each; blue where the interval leaves out 0.
+    """The same rows for several methods, one panel each; blue where the interval excludes 0.
 
     Args:
         panels: name of the panel to name of the row to row; the rows are those of the first panel.
@@ -132,15 +131,12 @@ def interval_panels(
 
 
 @styled
-def atlas(
-    maps: Mapping[str, Numbers], *, identity: Numbers, camera: Numbers, columns: int = 3, title: str = ""
-) -> Figure:
-    """The same images under each method: identity as colour, camera as marker.
+def atlas(maps: Mapping[str, Numbers], *, identity: Numbers, camera: Numbers, title: str = "") -> Figure:
+    """The same images under each method: identity as colour, camera as marker, up to three maps in a row.
 
     Args:
         maps: title of the panel to (n, 2) coordinates.
         identity, camera: (n,) of each image.
-        columns: panels side by side.
         title: the finding.
 
     Raises:
@@ -154,7 +150,7 @@ def atlas(
     n = len(next(iter(points.values())))
     pids, camids = as_array("identity", identity, n), as_array("camera", camera, n)
     colour = {pid: PEOPLE[k % len(PEOPLE)] for k, pid in enumerate(np.unique(pids))}
-    columns = min(columns, len(points))
+    columns = min(3, len(points))
     lines, side = -(-len(points) // columns), WIDTH / columns
     fig, axes = canvas(lines, columns, height=(side + 0.25) * lines + 0.2, title=title)
     for ax, (name, xy) in zip(axes.flat, points.items(), strict=False):

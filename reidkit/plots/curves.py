@@ -15,47 +15,28 @@ from reidkit.plots import style
 from reidkit.plots.style import BLUE, INK, ORANGE, SERIES, Numbers, as_array, by_name, canvas, mark, one_axes, styled
 
 
-def _band(ax: Axes, name: str, x: np.ndarray, y: np.ndarray, band: Numbers, colour: str) -> None:
-    """A pale band behind a curve: (n,) half-widths, or (2, n) low and high."""
-    band = np.asarray(band, dtype=float)
-    if band.shape not in ((len(x),), (2, len(x))):
-        raise ValueError(
-            f"the band of {name or 'the curve'} has shape {band.shape}; give {len(x)} half-widths or 2 rows."
-        )
-    low, high = band if band.ndim == 2 else (y - band, y + band)
-    ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-
-
 @styled
-def cmc_curve(
-    rankings: Mapping[str, Any], *, bands: Mapping[str, Numbers] | None = None, max_rank: int = 20, title: str = "",
-    ax: Axes | None = None
-) -> Figure:  # fmt: skip
-    """Cumulative matching curves: how many queries have found their person by rank k.
+def cmc_curve(rankings: Mapping[str, Any], *, title: str = "") -> Figure:
+    """Cumulative matching curves: how many queries have found their person by rank k, up to rank 20.
 
     Args:
         rankings: name to `Ranking`, or to anything with `.cmc` (r,) in fractions (and `.mAP`).
-        bands: name to (2, r) low and high of an interval, drawn pale behind the curve.
-        max_rank: how far right the curves go.
         title: the finding.
-        ax: draw here instead of in a new figure.
 
     Raises:
-        ValueError: no curve, or a band of another length.
+        ValueError: no curve.
 
     >>> from types import SimpleNamespace
     >>> fig = cmc_curve({"mine": SimpleNamespace(cmc=[0.5, 0.75], mAP=0.6)})
     >>> fig.axes[0].get_legend_handles_labels()[1]
     ['mine: rank1 0.500, mAP 0.600']
     """
-    ax = one_axes(ax, title=title)
+    ax = one_axes(title=title)
     for (name, ranking), colour in zip(by_name("rankings", rankings).items(), SERIES * 9, strict=False):
-        cmc = as_array(f"cmc of {name}", ranking.cmc, None)[:max_rank]
+        cmc = as_array(f"cmc of {name}", ranking.cmc, None)[:20]
         ranks = np.arange(1, len(cmc) + 1)
         scores = f"rank1 {cmc[0]:.3f}" + (f", mAP {float(ranking.mAP):.3f}" if hasattr(ranking, "mAP") else "")
         ax.plot(ranks, cmc, color=colour, marker="o", markersize=3, label=f"{name}: {scores}")
-        if bands and name in bands:
-            _band(ax, name, ranks, cmc, np.asarray(bands[name])[..., :max_rank], colour)
     ax.set(xlabel="rank k", ylabel="queries matched (fraction)")
     ax.set_ylim(top=1.02)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -107,16 +88,12 @@ def distance_histogram(
 
 
 @styled
-def paired_scatter(
-    theirs: Numbers, ours: Numbers, *, names: tuple[str, str], unit: str = "average precision of a query",
-    title: str = ""
-) -> Figure:  # fmt: skip
-    """Two methods on the same queries: a dot each, above the diagonal where the second does better.
+def paired_scatter(theirs: Numbers, ours: Numbers, *, names: tuple[str, str], title: str = "") -> Figure:
+    """Two methods on the same queries: one dot per query, above the diagonal where the second does better.
 
     Args:
-        theirs, ours: (n,) one number a query, in the same order.
+        theirs, ours: (n,) average precision of each query, in the same order.
         names: of the two methods.
-        unit: of the numbers.
         title: the finding.
 
     Raises:
@@ -128,7 +105,7 @@ def paired_scatter(
     """
     x = as_array(names[0], theirs, None).astype(float)
     y = as_array(names[1], ours, len(x)).astype(float)
-    ax = one_axes(None, title=title, height=3.4, width=3.8)
+    ax = one_axes(title=title, height=3.4, width=3.8)
     for better, colour in ((y > x, BLUE), (y < x, ORANGE), (y == x, style.GREY)):
         ax.scatter(x[better], y[better], s=9, color=colour, alpha=0.6, linewidths=0)
     ends = [min(x.min(), y.min()), max(x.max(), y.max())]
@@ -136,7 +113,8 @@ def paired_scatter(
     ax.text(0.04, 0.95, f"{names[1]} better: {(y > x).sum()}", transform=ax.transAxes, color=BLUE, fontsize=8)
     look = {"transform": ax.transAxes, "color": ORANGE, "fontsize": 8, "ha": "right"}
     ax.text(0.97, 0.04, f"{names[0]} better: {(y < x).sum()}", **look)
-    ax.set(xlabel=f"{unit}, {names[0]}", ylabel=f"{unit}, {names[1]}", aspect="equal")
+    theirs, ours = (f"average precision of a query, {name}" for name in names)
+    ax.set(xlabel=theirs, ylabel=ours, aspect="equal")
     return ax.figure
 
 
@@ -147,7 +125,7 @@ def training_curves(
     """One small panel for each column of a training history.
 
     Args:
-        history: `History.frame()`, or what `pandas.DataFrame` reads; one row an epoch, epoch as index or column.
+        history: `History.frame()`, or what `pandas.DataFrame` reads; one row per epoch, epoch as index or column.
         columns: which columns to draw; all numeric ones if not given.
         names: column to panel title, with its unit.
         title: the finding.
@@ -183,7 +161,7 @@ def training_curves(
 @styled
 def bars_with_interval(
     values: Mapping[str, float | Sequence[float]], *, unit: str, reference: Mapping[str, float] | None = None,
-    digits: int = 3, title: str = "", ax: Axes | None = None
+    digits: int = 3, title: str = ""
 ) -> Figure:  # fmt: skip
     """Horizontal bars, each with its interval and its number; values below zero are orange.
 
@@ -193,7 +171,6 @@ def bars_with_interval(
         reference: name to a value marked by a dashed line (the paper's number, chance).
         digits: decimals of the printed numbers.
         title: the finding.
-        ax: draw here instead of in a new figure.
 
     Raises:
         ValueError: nothing to draw, or an interval that is not (value, low, high) with low <= value <= high.
@@ -203,7 +180,7 @@ def bars_with_interval(
     2
     """
     rows = {name: np.atleast_1d(np.asarray(value, float)) for name, value in by_name("values", values).items()}
-    ax = one_axes(ax, title=title, height=0.3 * len(rows) + 0.75 + 0.2 * bool(reference))
+    ax = one_axes(title=title, height=0.3 * len(rows) + 0.75 + 0.2 * bool(reference))
     for y, (name, row) in enumerate(rows.items()):
         if row.shape not in ((1,), (3,)) or row[0] != np.median(row):
             raise ValueError(f"{name} is {row.tolist()}; give value or (value, low, high), low <= value <= high.")
@@ -227,9 +204,8 @@ def bars_with_interval(
 
 @styled
 def knob_curve(
-    x: Numbers, y: Numbers | Mapping[str, Numbers], *, xlabel: str, ylabel: str,
-    spread: Numbers | Mapping[str, Numbers] | None = None, default: float | None = None, log: bool = False,
-    title: str = "", ax: Axes | None = None
+    x: Numbers, y: Numbers | Mapping[str, Numbers], *, xlabel: str, ylabel: str, default: float | None = None,
+    log: bool = False, title: str = "", ax: Axes | None = None
 ) -> Figure:  # fmt: skip
     """What turning one knob does.
 
@@ -237,7 +213,6 @@ def knob_curve(
         x: (n,) settings of the knob.
         y: (n,) what came out, or name to (n,) for several curves.
         xlabel, ylabel: what they are, with unit.
-        spread: (n,) half-widths or (2, n) low and high, by name where `y` has names.
         default: the paper's setting, marked by a dashed line.
         log: the knob turns by factors.
         title: the finding.
@@ -246,17 +221,14 @@ def knob_curve(
     Raises:
         ValueError: lengths that differ.
 
-    >>> fig = knob_curve([0.1, 0.2], [0.3, 0.4], xlabel="margin", ylabel="mAP", spread=[0.01, 0.02])
-    >>> len(fig.axes[0].lines), len(fig.axes[0].collections)
-    (1, 1)
+    >>> fig = knob_curve([0.1, 0.2], [0.3, 0.4], xlabel="margin", ylabel="mAP")
+    >>> len(fig.axes[0].lines)
+    1
     """
-    ax, x = one_axes(ax, title=title), as_array("x", x, None)
-    curves, spreads = by_name("y", y), {} if spread is None else by_name("spread", spread)
+    ax, x, curves = one_axes(ax, title=title), as_array("x", x, None), by_name("y", y)
     for (name, values), colour in zip(curves.items(), SERIES * 9, strict=False):
         values = as_array(f"y {name}".strip(), values, len(x))
         ax.plot(x, values, color=colour, marker="o", markersize=4, label=name)
-        if name in spreads:
-            _band(ax, name, x, values, spreads[name], colour)
     if log:
         ax.set_xscale("log")
     if len(x) <= 8:
@@ -325,7 +297,7 @@ def lr_schedule(factors: Numbers | Mapping[str, Numbers], *, base: float = 1.0, 
     >>> len(fig.axes[0].lines)
     1
     """
-    ax, schedules = one_axes(None, title=title, height=2.0), by_name("factors", factors)
+    ax, schedules = one_axes(title=title, height=2.0), by_name("factors", factors)
     for name, values in schedules.items():
         rates = base * as_array(f"factors {name}".strip(), values, None)
         ax.plot(np.arange(1, len(rates) + 1), rates, drawstyle="steps-mid", label=name)

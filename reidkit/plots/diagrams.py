@@ -131,7 +131,7 @@ def average_precision_areas(relevant: Numbers, *, title: str = "") -> Figure:
 def neighbour_steps(
     points: Numbers, query: int, steps: Mapping[str, Collection[int]], *, pids: Numbers | None = None, title: str = ""
 ) -> Figure:
-    """The neighbours of one query at each step of an algorithm (nearest, reciprocal, expanded), a panel a step.
+    """The neighbours of one query at each step of an algorithm (nearest, reciprocal, expanded), one panel per step.
 
     Args:
         points: (n, 2) a toy feature space.
@@ -174,21 +174,13 @@ def neighbour_steps(
 
 
 @styled
-def flow(
-    nodes: Mapping[str, tuple],
-    edges: Iterable[tuple],
-    *,
-    row_height: float = 0.8,
-    width: float = WIDTH,
-    title: str = "",
-) -> Figure:
+def flow(nodes: Mapping[str, tuple], edges: Iterable[tuple], *, row_height: float = 0.8, title: str = "") -> Figure:
     """Boxes and arrows: the idea of a method on one strip.
 
     Args:
         nodes: name to (column, row, text) or (column, row, text, colour); columns and rows may be fractions.
         edges: (from, to) or (from, to, label).
         row_height: inches from row to row.
-        width: of the figure, inches.
         title: the finding.
 
     Raises:
@@ -201,8 +193,8 @@ def flow(
     x, y = np.array([node[:2] for node in by_name("nodes", nodes).values()], dtype=float).T
     sizes = {name: (text_width(node[2], 8) + 0.26, 0.36 + 0.16 * node[2].count("\n")) for name, node in nodes.items()}
     left, top = np.max(list(sizes.values()), axis=0) / 2 + 0.05
-    step = (width - 2 * left) / max(np.ptp(x), 1e-9)
-    fig, ax = sheet(width, np.ptp(y) * row_height + 2 * top, title=title)
+    step = (WIDTH - 2 * left) / max(np.ptp(x), 1e-9)
+    fig, ax = sheet(WIDTH, np.ptp(y) * row_height + 2 * top, title=title)
     boxes, centres = {}, {}
     look = {"boxstyle": "round,pad=0,rounding_size=0.07", "facecolor": style.PAPER, "linewidth": 1.2, "zorder": 2}
     for name, (column, row, text, *colour) in nodes.items():

@@ -1,9 +1,9 @@
-"""Generated images: what a label says that has to do without an identity, and the clusters the labels come from.
+"""Generated images: the label distributions they are given, and the clusters these come from.
 
-The images themselves are drawn by `contact_sheet`: epochs beside each other, or real ones above generated ones.
+The images themselves are shown by `contact_sheet`: epochs beside each other, or real ones above generated ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,23 +12,22 @@ from matplotlib.lines import Line2D
 from reidkit.plots import style
 from reidkit.plots.style import BLUE, SERIES, WIDTH, Numbers, as_array, by_name, canvas, styled
 
-FEW = 6  # bars that have room for their name and number
+FEW = 6  # bars that have room for a number each
 
 
 @styled
-def label_bars(labels: Numbers | Mapping[str, Numbers], *, names: Sequence[str] = (), title: str = "") -> Figure:
-    """What each way to label an image says about it: a bar for each identity, a panel for each way, in one scale.
+def label_bars(labels: Numbers | Mapping[str, Numbers], *, title: str = "") -> Figure:
+    """The label distribution that each method gives an image: one bar per identity, one panel per method, in one scale.
 
     Above each panel stands the entropy, which is the smallest cross-entropy that the label leaves: 0 for one
     identity, the logarithm of their number where several are equally likely.
 
     Args:
-        labels: name of the way to (c,) probabilities of the identities, or (c,) alone.
-        names: of the c identities; numbers from 0 if not given. From 7 identities on there is no room for either.
+        labels: name of the method to (c,) probabilities of the identities, or (c,) alone.
         title: the finding.
 
     Raises:
-        ValueError: no label, probabilities that do not sum to 1, or another number of them or of names.
+        ValueError: no label, probabilities that do not sum to 1, or another number of them.
 
     >>> fig = label_bars({"LSRO": [0.25] * 4, "SLSR": [0.5, 0.5, 0, 0]})
     >>> [ax.get_title(loc="left").splitlines() for ax in fig.axes]
@@ -43,8 +42,6 @@ def label_bars(labels: Numbers | Mapping[str, Numbers], *, names: Sequence[str] 
             raise ValueError(
                 f"{name or 'the label'} sums to {total:g}{negative}; a label is probabilities that sum to 1."
             )
-    if len(names) not in (0, size):
-        raise ValueError(f"names has {len(names)} texts; this plot needs {size} (or none).")
     across = min(4, len(bars))
     down = -(-len(bars) // across)
     width = WIDTH if across > 2 else 3.2 * across
@@ -57,7 +54,7 @@ def label_bars(labels: Numbers | Mapping[str, Numbers], *, names: Sequence[str] 
         ax.grid(axis="x", visible=False)
         if size <= FEW:
             ax.bar(place, label, width=0.7, color=BLUE, alpha=0.85)
-            ax.set_xticks(place, list(names) or [str(number) for number in place])
+            ax.set_xticks(place, [str(number) for number in place])
             for x, p in enumerate(label):
                 ax.annotate(f"{p:.2f}", (x, p), (0, 2), textcoords="offset points", ha="center", fontsize=7)
         else:
@@ -71,15 +68,12 @@ def label_bars(labels: Numbers | Mapping[str, Numbers], *, names: Sequence[str] 
 
 
 @styled
-def cluster_panels(
-    panels: Mapping[str, tuple[Numbers, Numbers, Numbers | None]], *, columns: int = 4, title: str = ""
-) -> Figure:
-    """Clusters of one set of images for several numbers of them, a panel each.
+def cluster_panels(panels: Mapping[str, tuple[Numbers, Numbers, Numbers | None]], *, title: str = "") -> Figure:
+    """Clusters of one set of images for several numbers of clusters, up to four panels in a row.
 
     Args:
         panels: name ("K = 3") to (points (n, 2), clusters (n,) from 0, silhouettes (n,) or None). The mean of the
             silhouettes, of whatever space they are from, stands above the panel. A negative cluster is none.
-        columns: panels in a row.
         title: the finding.
 
     Raises:
@@ -89,7 +83,7 @@ def cluster_panels(
     >>> fig.axes[0].get_title(loc="left").splitlines()
     ['K = 2', 'silhouette 0.85']
     """
-    across = min(columns, len(by_name("panels", panels)))
+    across = min(4, len(by_name("panels", panels)))
     rows, side = -(-len(panels) // across), min(2.9, WIDTH / across)
     fig, axes = canvas(rows, across, height=(side + 0.3) * rows + 0.35, width=side * across, title=title)
     most = 0

@@ -1,4 +1,4 @@
-"""People described by reference persons: mined pairs, the threshold of agreement, and what cameras do to it all."""
+"""Soft multilabels: mined pairs, the threshold of agreement, and how cameras shift the multilabels."""
 
 from collections.abc import Mapping, Sequence
 
@@ -78,7 +78,7 @@ def threshold_histogram(same: Numbers, different: Numbers, threshold: float, *, 
     ['one person: 2 pairs, 50.00 % above', 'two persons: 3 pairs, 0.00 % above']
     """
     pairs = {"one person": as_array("same", same, None), "two persons": as_array("different", different, None)}
-    ax, edges = one_axes(None, title=title), np.histogram_bin_edges(np.concatenate(list(pairs.values())), bins=50)
+    ax, edges = one_axes(title=title), np.histogram_bin_edges(np.concatenate(list(pairs.values())), bins=50)
     for (name, values), colour in zip(pairs.items(), (BLUE, ORANGE), strict=True):
         count, above = np.histogram(values, edges)[0], 100 * (values > threshold).mean()
         ax.stairs(count, edges, fill=True, color=colour, alpha=0.25)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from reidkit.data.records import JUNK
 from reidkit.plots import style
 from reidkit.plots.style import DPI, WIDTH, Numbers, as_array, by_name, sheet, styled, text_width
 
@@ -113,7 +114,7 @@ def ranking(
 
 
 def _is_junk(pid: int, camid: int, pids: np.ndarray, camids: np.ndarray) -> np.ndarray:
-    return (pids == -1) | ((pids == pid) & (camids == camid))
+    return (pids == JUNK) | ((pids == pid) & (camids == camid))
 
 
 def _draw_lists(
@@ -190,15 +191,14 @@ def ranked_lists(
 
 @styled
 def film_strip(
-    query: ImageSet, gallery: ImageSet, dists: Mapping[str, Numbers], *, row: int = 0, top_k: int = 10, title: str = ""
+    query: ImageSet, gallery: ImageSet, dists: Mapping[str, Numbers], *, row: int = 0, title: str = ""
 ) -> Figure:
-    """The list of one query at several moments, one under the other: learning seen as re-ordering.
+    """The ten nearest of one query at several moments, one under the other: learning seen as re-ordering.
 
     Args:
         query, gallery: images as in `ranked_lists`.
         dists: name of the moment ("epoch 0") to distances (n_q, n_g).
         row: which query.
-        top_k: how long the lists are.
         title: the finding.
 
     Raises:
@@ -210,4 +210,4 @@ def film_strip(
     3
     """
     moments = [(name, row, dist) for name, dist in by_name("dists", dists).items()]
-    return _draw_lists(query, gallery, moments, top_k, title, repeat=False)
+    return _draw_lists(query, gallery, moments, 10, title, repeat=False)

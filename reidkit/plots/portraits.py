@@ -24,7 +24,7 @@ NOTE = (
 
 
 def portrait_points() -> tuple[Tensor, Tensor]:
-    """Sixteen unit embeddings of four identities, (16, 2) float64 and (16,): the sitters of every loss portrait.
+    """Sixteen unit embeddings of four identities, (16, 2) float64 and (16,): the points of every loss portrait.
 
     >>> points, pids = portrait_points()
     >>> points.shape, pids.unique().tolist()
@@ -51,7 +51,7 @@ def pulls(loss: Loss, points: Tensor, pids: Tensor) -> tuple[float, np.ndarray]:
 
 
 def _circle(ax: Axes, line: str | tuple = "-") -> None:
-    """Hang an empty portrait: the circle alone."""
+    """Draw an empty portrait: the circle alone."""
     ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor=style.PALE, linewidth=1, linestyle=line))
     ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
     ax.axis("off")
@@ -89,15 +89,13 @@ def _portrait(ax: Axes, loss: Loss, points: Tensor, pids: Tensor, *, scale: floa
 
 @styled
 def loss_portraits(
-    losses: Mapping[str, Loss], *, points: Numbers | None = None, pids: Numbers | None = None, columns: int = 4,
-    title: str = ""
-) -> Figure:  # fmt: skip
+    losses: Mapping[str, Loss], *, points: Numbers | None = None, pids: Numbers | None = None, title: str = ""
+) -> Figure:
     """Where each loss moves sixteen embeddings on the circle: its gradient as arrows, its value in the middle.
 
     Args:
         losses: name to a loss of (embeddings (n, 2) float64 unit rows, pids (n,) int64) that returns a scalar.
         points, pids: (n, 2) and (n,), normalised before use; those of `portrait_points` if not given.
-        columns: portraits in a row.
         title: the finding.
 
     Raises:
@@ -113,7 +111,7 @@ def loss_portraits(
         points, pids = portrait_points()
     points = torch.tensor(as_array("points", points, None, 2), dtype=torch.float64)
     pids = torch.tensor(as_array("pids", pids, len(points)), dtype=torch.int64)
-    columns = min(columns, len(by_name("losses", losses)))
+    columns = min(4, len(by_name("losses", losses)))
     rows, side = -(-len(losses) // columns), WIDTH / max(columns, 3)
     fig, axes = canvas(rows, columns, height=(side + 0.1) * rows + 0.4, width=side * columns, title=title, note=NOTE)
     for ax, (name, loss) in zip(axes.flat, losses.items(), strict=False):

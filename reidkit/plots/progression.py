@@ -1,4 +1,4 @@
-"""Guessed identities, as they grow step by step: whose they are, how they retrieve, and where they lie."""
+"""Pseudo-labels step by step: how many identities they cover, how the model retrieves, and where they lie."""
 
 from collections.abc import Mapping, Sequence
 
@@ -30,13 +30,13 @@ def progression(
     measures: Sequence[str] = ("rank1", "mAP", "accuracy", "precision", "recall", "gini"),
     title: str = "",
 ) -> Figure:
-    """Retrieval and label quality of one-shot runs against the share of the images that have a guessed name.
+    """Retrieval and label quality of one-shot runs against the share of the images with a pseudo-label.
 
     A curve is the mean over seeds, its band one standard deviation to either side.
 
     Args:
-        results: name to the metrics of its runs, one mapping a seed, with `n_steps`, `n_unlabelled`, and `rank1_step0`,
-            `n_step0`, ... for each step. Names without a run are left out.
+        results: name to the metrics of its runs, one mapping per seed, with `n_steps`, `n_unlabelled`, and
+            `rank1_step0`, `n_step0`, ... for each step. Names without a run are left out.
         bounds: name to metrics of runs that are drawn as a level line, from the metrics of their last step.
         measures: which panels to draw, keys of `MEASURES`.
         title: the finding.
@@ -86,10 +86,10 @@ def _steps(runs: Sequence[Mapping[str, float]], measure: str) -> np.ndarray:
 def selected_per_identity(
     panels: Mapping[str, tuple[Numbers, Numbers]], *, everyone: Numbers, title: str = ""
 ) -> Figure:
-    """How many images each identity gets when only the most trusted guesses are selected, right and wrong ones.
+    """How many images each identity gets when only the most confident pseudo-labels are selected, right and wrong ones.
 
     Args:
-        panels: name to (guessed (n,), true (n,)) identities of the selected images, 0 to C - 1.
+        panels: name to (pseudo-labels (n,), true (n,)) identities of the selected images, 0 to C - 1.
         everyone: (C,) how many images each identity has in truth; as a line, scaled to the number selected.
         title: the finding.
 
@@ -124,10 +124,10 @@ def guesses(
     panels: Mapping[str, tuple[Numbers, Numbers]], truth: Numbers, *, labelled: Sequence[int] = (), columns: int = 5,
     n_coloured: int = 9, title: str = ""
 ) -> Figure:  # fmt: skip
-    """Maps of images in the colours of the names they are given; a ring in the colour of the truth where that is wrong.
+    """Maps of images in the colours of their pseudo-labels; wrong ones have a ring in the colour of the true identity.
 
     Args:
-        panels: name to (coordinates (n, 2), names (n,)); put the truth in for the names to see it beside the guesses.
+        panels: name to (coordinates (n, 2), pseudo-labels (n,)); a panel may show the true identities instead.
         truth: (n,) true identities, from 0.
         labelled: the images whose identity was given, drawn as stars.
         columns: panels in a row.

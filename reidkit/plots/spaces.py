@@ -83,7 +83,7 @@ def _scatter(
 @styled
 def feature_space(
     coordinates: Numbers | Mapping[str, Numbers], *, identity: Numbers | None = None, camera: Numbers | None = None,
-    pseudo: Numbers | None = None, ring_wrong: bool = True, n_coloured: int = 9, title: str = ""
+    pseudo: Numbers | None = None, n_coloured: int = 9, title: str = ""
 ) -> Figure:  # fmt: skip
     r"""Maps of one feature space side by side, each coloured by other labels; each panel says which.
 
@@ -92,8 +92,8 @@ def feature_space(
             labels, up to four maps stand in a row.
         identity: (n,) true identities.
         camera: (n,) cameras.
-        pseudo: (n,) pseudo-labels, negative where an image has none. In the colours of `identity` where that is given.
-        ring_wrong: ring the images whose pseudo-label is not their identity (False where labels are cluster numbers).
+        pseudo: (n,) pseudo-labels, negative where an image has none. Where `identity` is given they have its colours,
+            and wrong ones are ringed.
         n_coloured: colour the largest so many identities; the others stay grey.
         title: the finding.
 
@@ -110,7 +110,7 @@ def feature_space(
     labels = {kind: as_array(kind, values, n) for kind, values in given.items() if values is not None}
     if not labels or any(len(points) != n for points in maps.values()):
         raise ValueError("give identity, camera or pseudo to colour by, and maps of the same points.")
-    compare = ring_wrong and {"identity (truth)", "pseudo-label"} <= labels.keys()
+    compare = {"identity (truth)", "pseudo-label"} <= labels.keys()
     wrong = (labels["pseudo-label"] != labels["identity (truth)"]) & (labels["pseudo-label"] >= 0) if compare else None
     columns = len(labels) if len(labels) > 1 else min(4, len(maps))
     rows = -(-len(maps) * len(labels) // columns)
@@ -148,15 +148,14 @@ def feature_space(
 
 
 @styled
-def directions(spaces: Mapping[str, tuple[Numbers, Numbers]], *, columns: int = 4, title: str = "") -> Figure:
-    """Embeddings of two or three dimensions by where they point, a colour each identity.
+def directions(spaces: Mapping[str, tuple[Numbers, Numbers]], *, title: str = "") -> Figure:
+    """Embeddings of two or three dimensions by their direction, one colour per identity, up to four panels in a row.
 
     Two dimensions: the embeddings as they are, in one scale, with a ray for each identity's mean direction. Three
     dimensions: the unit vectors on a globe seen from above its equator; those on the far side are pale.
 
     Args:
         spaces: name to ((n, 2 or 3) embeddings, (n,) labels).
-        columns: panels in a row.
         title: the finding.
 
     Raises:
@@ -166,7 +165,7 @@ def directions(spaces: Mapping[str, tuple[Numbers, Numbers]], *, columns: int = 
     >>> fig.axes[0].get_title()
     'softmax'
     """
-    columns = min(columns, len(by_name("spaces", spaces)))
+    columns = min(4, len(by_name("spaces", spaces)))
     rows, side = -(-len(spaces) // columns), min(2.5, WIDTH / columns)
     fig, axes = canvas(rows, columns, height=(side + 0.15) * rows, width=side * columns, title=title)
     for ax, (name, (x, labels)) in zip(axes.flat, spaces.items(), strict=False):
@@ -209,12 +208,11 @@ def _globe(ax: Axes, x: np.ndarray, labels: np.ndarray) -> None:
 
 
 @styled
-def silhouettes(scores: Mapping[str, tuple[Numbers, Numbers]], *, what: str = "identity", title: str = "") -> Figure:
-    """Silhouettes of one or more variants side by side: the sorted scores of each group, and the mean as a line.
+def silhouettes(scores: Mapping[str, tuple[Numbers, Numbers]], *, title: str = "") -> Figure:
+    """Silhouettes of one or more variants side by side: the sorted scores of each identity, and the mean as a line.
 
     Args:
-        scores: name to (scores (n,) in -1..1, labels (n,)).
-        what: what a group is ("identity", "cluster").
+        scores: name to (scores (n,) in -1..1, identities (n,)).
         title: the finding.
 
     Raises:
@@ -248,5 +246,5 @@ def silhouettes(scores: Mapping[str, tuple[Numbers, Numbers]], *, what: str = "i
         ax.set(xlabel="silhouette (−1..1)", yticks=[], ylim=(-gap, bottom))
         ax.grid(axis="y", visible=False)
         ax.spines["left"].set_visible(False)
-    axes[0, 0].set_ylabel(f"images, grouped by {what} (n = {len(values):,})", labelpad=14)
+    axes[0, 0].set_ylabel(f"images, grouped by identity (n = {len(values):,})", labelpad=14)
     return fig

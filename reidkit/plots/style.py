@@ -113,7 +113,7 @@ def canvas(
     return fig, axes
 
 
-def one_axes(ax: Axes | None, *, title: str, height: float = 2.7, width: float = 5.6) -> Axes:
+def one_axes(ax: Axes | None = None, *, title: str, height: float = 2.7, width: float = 5.6) -> Axes:
     """The axes to draw into: the caller's, or those of a new figure."""
     if ax is None:
         return canvas(height=height, width=width, title=title)[1][0, 0]

@@ -5,20 +5,35 @@ are those that Ranked_Person_ReID released.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from reidkit.data.images import identity_labels
 from reidkit.data.samplers import Sample
+from reidkit.embed import embed
 from reidkit.losses.triplet import batch_hard_triplet_loss
 from reidkit.models.heads import ReID
-from reidkit.recipes.supervised import run_supervised
-from reidkit.runs import Effect, Result, Variant
+from reidkit.parameters import parameter
+from reidkit.recipes import supervised
+from reidkit.recipes.driver import open_run
+from reidkit.recipes.sources import load_data
+from reidkit.recipes.supervised import build_batches, build_model, build_optimizer, build_schedule, measure
+from reidkit.runs import Result, Variant
+from reidkit.training import fit
 
-NOTEBOOK = "02"
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters(supervised.Parameters):
+    """What a run of the baseline is made with."""
+
+    triplet_weight: float = parameter(0.0, "weight of the triplet loss; 0 leaves it out", low=0)
+    triplet_margin: float = parameter(0.3, "Euclidean distance of features", low=0)
+
+
 KNOBS = {  # of the world: a value that is easier than the default, and one that is harder
     "camera_colour": (0, 2),
     "light": (0, 2),
@@ -47,21 +62,6 @@ VARIANTS = {
         for way, value in zip(("easy", "hard"), values, strict=True)
     },
 }
-STUDIES = {  # groups of variants that are run together
-    "tricks": tuple(name for name in VARIANTS if name.rpartition("_")[0] not in KNOBS),
-    "knobs": ("default", *(name for name in VARIANTS if name.rpartition("_")[0] in KNOBS)),
-}
-LUO = "Luo et al. 2019"
-EFFECTS = (
-    Effect("neck", "softmax", "a BN neck helps", LUO),
-    Effect("smoothing", "neck", "label smoothing helps", LUO),
-    Effect("default", "smoothing", "random erasing helps", LUO),
-    Effect("default", "softmax", "the three tricks together help", LUO),
-    Effect("triplet", "default", "the triplet loss helps", LUO),
-    Effect("default", "last_stride_2", "last stride 1 helps", LUO),
-    Effect("default", "plain_batches", "PK batches help even softmax"),
-    Effect("reference", "default", "a start from the reference weights helps"),
-)
 
 
 def training_step(
@@ -84,16 +84,37 @@ def run(
     *,
     preset: str = "tiny",
     seed: int = 0,
-    data_root: str = "",
-    weights: str = "",
+    data_root: str | None = None,
+    weights: str | None = None,
     **options: int | float | str | bool | Path,
 ) -> Result:
-    """Train and evaluate one variant; arguments, result and errors are those of `supervised.run_supervised`."""
-    paths = {"data_root": data_root, "weights": weights}
-    return run_supervised(NOTEBOOK, VARIANTS, build_step, variant, preset=preset, seed=seed, **paths, **options)
+    """Train one variant, embed query and gallery, and evaluate; arguments and errors are those of `driver.open_run`.
+
+    Returns:
+        The result; in `objects` are data, model, history, query and gallery (embeddings) and ranking.
+    """
+    start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
+    with open_run("baseline", Parameters, VARIANTS, variant, **start, **options) as run:
+        params = run.params
+        data = load_data(params, progress=run.progress)
+        model = build_model(params, identity_labels(data.train.pids)[1])
+        history = fit(
+            model,
+            build_batches(params, data.train),
+            build_step(params),
+            epochs=params.epochs,
+            optimizers=build_optimizer(params, model),
+            schedules=build_schedule(params),
+            **run.fitting,
+        )
+        query, gallery = (embed(model, part, **run.embedding) for part in (data.query, data.gallery))
+        ranking, metrics = measure(query, gallery)
+        return run.result(
+            metrics, query=query, ranking=ranking, gallery=gallery, data=data, model=model, history=history
+        )
 
 
-def build_step(params: Mapping[str, Any]) -> Callable:
+def build_step(params: Parameters) -> Callable:
     """`training_step` with the weights that `params` give its terms."""
     names = ("label_smoothing", "triplet_weight", "triplet_margin")
-    return functools.partial(training_step, **{name: params[name] for name in names})
+    return functools.partial(training_step, **{name: getattr(params, name) for name in names})

@@ -1,8 +1,8 @@
-"""Images beside the training set, drawn or not, and batches in which they are mixed with it."""
+"""Images beside the training set, generated or not, and batches in which they are mixed with it."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -44,67 +44,67 @@ class Extra(NamedTuple):
 
 
 def find_extra(
-    params: Mapping[str, Any], images: Images, labels: Int64[Tensor, " n"], clusters: Int64[Tensor, " n"] | None,
-    made: Sequence[Trained]
+    kind: str, n: int, images: Images, labels: Int64[Tensor, " n"], clusters: Int64[Tensor, " n"],
+    generators: Sequence[Trained], *, generated: bool, seed: int
 ) -> Extra:  # fmt: skip
-    """The extra images of a run, `amount` times `amount_factor` of them, by the parameter `extra`.
-
-    "none"; "generated", as many from each cluster's generator; "wrong_clusters", the same with another cluster each,
-    drawn at random; "copies" of training images; "wrong_identities", the same with an identity each, drawn at random;
-    "noise", every byte drawn for itself, and the cluster too.
+    """The extra images of a run.
 
     Args:
-        images, labels: to learn from.
-        clusters: of these images; None where no cluster is needed.
-        made: a generator for each cluster, where images are drawn.
+        kind: "none"; "generated", as many by each cluster's generator; "wrong_clusters", the same with another cluster
+            each, at random; "copies" of training images; "wrong_identities", the same with an identity each, at
+            random; "noise", every byte at random, and the cluster too.
+        n: how many.
+        images, labels, clusters: to learn from.
+        generators: one for each cluster, where images are generated.
+        generated: whether the extra images count as generated, which have no identity of their own.
+        seed: of everything random.
     """
-    n, chance = round(params["amount"] * params["amount_factor"]), epoch_generator(params["seed"], 0, "extra")
-    k = 1 if clusters is None else int(clusters.max()) + 1
-    size = images.pixels.shape[2:]
+    rng, size = epoch_generator(seed, 0, "extra"), images.pixels.shape[2:]
 
-    def generated() -> tuple[Tensor, ...]:
-        pixels, numbers = draw_balanced(made, n, seed=params["seed"], chance=chance)
+    def of_generators() -> tuple[Tensor, ...]:
+        pixels, numbers = generate_balanced(generators, n, seed=seed, rng=rng)
         return resize(pixels, size), torch.zeros(n, dtype=torch.long), numbers
 
     def wrong_clusters() -> tuple[Tensor, ...]:
-        pixels, nobody, numbers = generated()
-        return pixels, nobody, (numbers + torch.randint(1, len(made), (n,), generator=chance)) % len(made)
+        pixels, nobody, numbers = of_generators()
+        return pixels, nobody, (numbers + torch.randint(1, len(generators), (n,), generator=rng)) % len(generators)
 
     def copies() -> tuple[Tensor, ...]:
-        rounds = [torch.randperm(len(images), generator=chance) for _ in range(n // len(images) + 1)]
+        rounds = [torch.randperm(len(images), generator=rng) for _ in range(n // len(images) + 1)]
         rows = torch.cat(rounds)[:n]
-        return images.pixels[rows], labels[rows], torch.zeros_like(rows) if clusters is None else clusters[rows]
+        return images.pixels[rows], labels[rows], clusters[rows]
 
     def wrong_identities() -> tuple[Tensor, ...]:
         pixels, _, numbers = copies()
-        return pixels, torch.randint(int(labels.max()) + 1, (n,), generator=chance), numbers
+        return pixels, torch.randint(int(labels.max()) + 1, (n,), generator=rng), numbers
 
     def noise() -> tuple[Tensor, ...]:
-        pixels = torch.randint(256, (n, 3, *size), generator=chance, dtype=torch.uint8)
-        return pixels, torch.zeros(n, dtype=torch.long), torch.randint(k, (n,), generator=chance)
+        pixels = torch.randint(256, (n, 3, *size), generator=rng, dtype=torch.uint8)
+        numbers = torch.randint(int(clusters.max()) + 1, (n,), generator=rng)
+        return pixels, torch.zeros(n, dtype=torch.long), numbers
 
     def none() -> tuple[Tensor, ...]:
         return images.pixels[:0], labels[:0], labels[:0]
 
-    kinds = {kind.__name__: kind for kind in (none, generated, wrong_clusters, copies, wrong_identities, noise)}
-    pixels, names, numbers = kinds[params["extra"]]()
-    return Extra(pixels, names, torch.full((len(names),), params["target"] != "own"), numbers)
+    kinds = {made.__name__: made for made in (none, wrong_clusters, copies, wrong_identities, noise)}
+    pixels, names, numbers = (kinds | {"generated": of_generators})[kind]()
+    return Extra(pixels, names, torch.full((len(names),), generated), numbers)
 
 
-def draw_balanced(
-    made: Sequence[Trained], n: int, *, seed: int, chance: torch.Generator
+def generate_balanced(
+    generators: Sequence[Trained], n: int, *, seed: int, rng: torch.Generator
 ) -> tuple[UInt8[Tensor, "n 3 h w"], Int64[Tensor, " n"]]:
-    """Draw n images, about as many from each generator: floor(n / K) + 1 each, shuffled, and the last ones left out.
+    """Generate n images, about as many by each generator: floor(n / K) + 1 each, shuffled, and the last ones left out.
 
     Returns:
         The images, and the number of the generator of each.
 
     Source: released code (utils.py, get_gan_data).
     """
-    each = n // len(made) + 1
-    pixels = [sample(one.model["generator"], each, seed=1000 * seed + k) for k, one in enumerate(made)]
-    keep = torch.randperm(each * len(made), generator=chance)[:n]
-    return torch.cat(pixels)[keep], torch.arange(len(made)).repeat_interleave(each)[keep]
+    each = n // len(generators) + 1
+    pixels = [sample(one.model["generator"], each, seed=1000 * seed + k) for k, one in enumerate(generators)]
+    keep = torch.randperm(each * len(generators), generator=rng)[:n]
+    return torch.cat(pixels)[keep], torch.arange(len(generators)).repeat_interleave(each)[keep]
 
 
 def resize(pixels: UInt8[Tensor, "n 3 h w"], size: Sequence[int]) -> UInt8[Tensor, "n 3 i j"]:
@@ -116,10 +116,23 @@ def resize(pixels: UInt8[Tensor, "n 3 h w"], size: Sequence[int]) -> UInt8[Tenso
 
 
 class MixedBatches:
-    """Real and extra images in one shuffled order, cropped at random, mirrored, normalised and erased."""
+    """Real and extra images in one shuffled order, cropped at random, mirrored, normalised and erased.
 
-    def __init__(self, params: Mapping[str, Any], pixels: Tensor, labels: Tensor, extra: Extra, *, device):
-        n, seed = len(labels), params["seed"]
+    Args:
+        pixels, labels: real images and their identities.
+        extra: what is mixed with them.
+        window: height and width of the crops.
+        erase: probability of random erasing.
+        batch_size: of real and extra images together.
+        seed: of order and augmentation.
+        device: where images are kept, and batches are made.
+    """
+
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, extra: Extra, *, window: tuple[int, int], erase: float, batch_size: int,
+        seed: int, device: str
+    ):  # fmt: skip
+        n = len(labels)
         self.pixels = torch.cat([pixels, extra.pixels]).to(device)
         self.rows = [
             torch.cat([real, more]).to(device)
@@ -129,10 +142,9 @@ class MixedBatches:
                 (torch.zeros(n, dtype=torch.long), extra.clusters),
             )
         ]
-        self.crop, self.seed = (params["crop_height"], params["crop_width"]), seed
-        self.augment = Augment(pad=0, erase=params["erase"], fill=FILL)
-        self.sampler = PlainSampler(len(self.pixels), batch_size=params["batch_size"], seed=seed)
-        self.epoch = 0
+        self.window, self.seed, self.epoch = window, seed, 0
+        self.augment = Augment(pad=0, erase=erase, fill=FILL)
+        self.sampler = PlainSampler(len(self.pixels), batch_size=batch_size, seed=seed)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -143,11 +155,11 @@ class MixedBatches:
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Mixed]:
-        generator, device = epoch_generator(self.seed, self.epoch, "augment"), self.pixels.device
+        rng, device = epoch_generator(self.seed, self.epoch, "augment"), self.pixels.device
         for positions in self.sampler:
             indices = torch.tensor(positions).to(device, non_blocking=True)
-            pixels = crop(self.pixels.index_select(0, indices), self.crop, generator=generator)
-            yield Mixed(self.augment(pixels, generator=generator), *(row[indices] for row in self.rows), indices)
+            pixels = crop(self.pixels.index_select(0, indices), self.window, generator=rng)
+            yield Mixed(self.augment(pixels, generator=rng), *(row[indices] for row in self.rows), indices)
 
 
 def crop(pixels: UInt8[Tensor, "n 3 h w"], size: tuple[int, int], *, generator: torch.Generator) -> Tensor:

@@ -1,41 +1,58 @@
-"""One DCGAN for each cluster of training images: trained once, kept by what it was made of, and drawn from by all runs.
+"""One DCGAN for each cluster of training images, which is trained once and used by all runs.
 
 Source: A. Radford et al., DCGAN, ICLR 2016, with the settings that SLSR released.
 """
 
 import functools
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reidkit import files, runs
+from reidkit import parameters, runs
 from reidkit.data.samplers import PlainSampler, epoch_generator
 from reidkit.models.backbones import load_weights
 from reidkit.models.dcgan import Generator, dcgan, from_pixels, to_pixels
+from reidkit.parameters import parameter
 from reidkit.progress import note
+from reidkit.recipes.driver import device
+from reidkit.recipes.kept import fingerprint, kept
 from reidkit.training import Cycle, fit
 
-REFERENCE = Path("data/weights/generator.safetensors")  # made by tools/generator.py
-KEPT = Path("data/generators")
+REFERENCE = runs.PACKAGE / "weights" / "generator.safetensors"  # made by tools/generator.py
 LATENT = 100  # length of the noise
 UPDATES = 2  # of the generator for each one of the discriminator, from the same noise
-FRAMES = 8  # noise vectors whose images are looked at after every epoch
-# what decides a generator, beside the images it learns from and the networks it starts with: parameters, and code
-MADE_OF = ("gan_batch", "gan_epochs", "gan_steps", "gan_lr", "gan_precision")
-MADE_BY = ("recipes/generators", "models/dcgan", "models/precision", "data/samplers", "training")
+SHOWN = 8  # noise vectors whose images are kept after every epoch
+# the parameters that decide a generator, beside the images it learns from and the networks it starts as
+DECISIVE = ("seed", "gan_batch", "gan_epochs", "gan_steps", "gan_lr", "gan_precision")
 
 
-class Drawn(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Parameters(parameters.Parameters):
+    """What the training of generators is made with."""
+
+    gan_height: int = parameter(64, "pixels of generated images", low=2)
+    gan_width: int = parameter(32, "pixels", low=2)
+    gan_channels: int = parameter(32, "of the generator's last map; twice as many a stage before", low=1)
+    gan_stages: int = parameter(3, "how often its map is doubled", low=1)
+    gan_init: str = parameter(
+        "reference",
+        "reference: comes with the project; whole: one of all images first; scratch (ledger D1.8)",
+        among=("reference", "whole", "scratch"),
+    )
+    gan_batch: int = parameter(16, "images in its batches", low=1)
+    gan_epochs: int = parameter(3, "of gan_steps each", low=0)
+    gan_steps: int = parameter(8, "of an epoch; 0: true passes over the cluster", low=0)
+    gan_lr: float = parameter(2e-4, "Adam, beta1 0.5", above=0)
+    gan_precision: str = parameter("auto", "auto, bf16, fp32", among=("auto", "bf16", "fp32"))
+
+
+class GANBatch(NamedTuple):
     """A batch of real images in -1 to 1, noise for as many others, and the epoch and step, both from 0."""
 
     images: Float[Tensor, "n 3 h w"]
@@ -44,13 +61,13 @@ class Drawn(NamedTuple):
     step: int
 
 
-class Draws:
+class GANBatches:
     """Batches of real images in random order, each with noise; the last, smaller batch of a pass is left out.
 
     An epoch is one pass, or `steps` batches of as many passes as that takes.
 
-    >>> draws = Draws(torch.zeros(6, 3, 8, 4, dtype=torch.uint8), batch_size=3, steps=3, seed=0)
-    >>> [tuple(drawn.noise.shape) for drawn in draws]
+    >>> batches = GANBatches(torch.zeros(6, 3, 8, 4, dtype=torch.uint8), batch_size=3, steps=3, seed=0)
+    >>> [tuple(batch.noise.shape) for batch in batches]
     [(3, 100), (3, 100), (3, 100)]
     """
 
@@ -65,72 +82,72 @@ class Draws:
         """Choose the epoch, from 0, of the order and of the noise."""
         self.order.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[Drawn]:
+    def __iter__(self) -> Iterator[GANBatch]:
         epoch, device = self.order.epoch, self.pixels.device
-        generator = epoch_generator(self.seed, epoch, "noise")
+        rng = epoch_generator(self.seed, epoch, "noise")
         for step, positions in enumerate(self.order):
-            z = noise(len(positions), generator=generator).to(device, non_blocking=True)
+            z = noise(len(positions), rng=rng).to(device, non_blocking=True)
             rows = torch.tensor(positions).to(device, non_blocking=True)
-            yield Drawn(from_pixels(self.pixels.index_select(0, rows)), z, epoch, step)
+            yield GANBatch(from_pixels(self.pixels.index_select(0, rows)), z, epoch, step)
 
 
-class Film(nn.Module):
-    """What a generator draws from the same noise after every epoch.
+class Snapshots(nn.Module):
+    """What a generator makes of the same noise after every epoch.
 
     Attributes:
         noise: (8, z), fixed.
-        frames: (epochs + 1, 8, 3, h, w) bytes; the first before the training.
+        images: (epochs + 1, 8, 3, h, w) bytes; the first before the training.
     """
 
     def __init__(self, epochs: int, size: tuple[int, int], *, seed: int):
         super().__init__()
-        self.register_buffer("noise", noise(FRAMES, generator=epoch_generator(seed, 0, "film")))
-        self.register_buffer("frames", torch.zeros(epochs + 1, FRAMES, 3, *size, dtype=torch.uint8))
+        self.register_buffer("noise", noise(SHOWN, rng=epoch_generator(seed, 0, "film")))
+        self.register_buffer("images", torch.zeros(epochs + 1, SHOWN, 3, *size, dtype=torch.uint8))
 
-    def shoot(self, generator: Generator, epoch: int) -> None:
-        """Keep what it draws now as frame `epoch`."""
-        self.frames[epoch] = draw(generator, self.noise)
+    def take(self, generator: Generator, epoch: int) -> None:
+        """Keep the images that it generates now, before epoch `epoch`."""
+        self.images[epoch] = generate(generator, self.noise)
 
 
 class Trained(NamedTuple):
-    """A generator with its discriminator, the film of its training, and its history, one row an epoch."""
+    """A generator with its discriminator, the snapshots of its training, and its history, one row per epoch."""
 
     model: nn.ModuleDict
-    film: UInt8[Tensor, "epochs_1 8 3 h w"]
+    snapshots: UInt8[Tensor, "epochs_1 8 3 h w"]
     history: list[dict[str, Any]]
 
 
-def gan_step(model: nn.ModuleDict, batch: Drawn, *, film: Film) -> Iterator:
-    r"""One step: the discriminator learns from real and drawn images, then the generator learns to pass its test.
+def gan_step(model: nn.ModuleDict, batch: GANBatch, *, snapshots: Snapshots) -> Iterator:
+    r"""One step: the discriminator learns from real and generated images, then the generator learns to pass its test.
 
     $$ L_D = -\log D(x) - \log(1 - D(G(z))) \tag{gan-discriminator} $$
     $$ L_G = -\log D(G(z)) \tag{gan-generator} $$
     """
     generator, discriminator = model["generator"], model["discriminator"]
     if batch.step == 0:
-        film.shoot(generator, batch.epoch)
-    drawn = generator(batch.noise)
-    real, other = discriminator(batch.images), discriminator(drawn.detach())
-    yield "discriminator", {"real": _judged(real, 1.0), "drawn": _judged(other, 0.0)}  # [gan-discriminator]
+        snapshots.take(generator, batch.epoch)
+    generated = generator(batch.noise)
+    real, other = discriminator(batch.images), discriminator(generated.detach())
+    yield "discriminator", {"real": _bce(real, 1.0), "generated": _bce(other, 0.0)}  # [gan-discriminator]
     discriminator.requires_grad_(False)
     for update in range(UPDATES):
-        drawn = generator(batch.noise) if update else drawn
-        yield "generator", {"passed": _judged(discriminator(drawn), 1.0)}  # [gan-generator]
+        generated = generator(batch.noise) if update else generated
+        yield "generator", {"passed": _bce(discriminator(generated), 1.0)}  # [gan-generator]
     discriminator.requires_grad_(True)
 
 
-def _judged(logits: Tensor, truth: float) -> Tensor:
-    """Cross-entropy of logits whose images are all real (1) or all drawn (0)."""
-    return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, truth, dtype=torch.float32))
+def _bce(logits: Tensor, label: float) -> Tensor:
+    """Binary cross-entropy of logits whose images are all real (1) or all generated (0)."""
+    return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, label, dtype=torch.float32))
 
 
-def noise(n: int, *, generator: torch.Generator) -> Float[Tensor, "n z"]:
-    """Draw noise, uniform in -1 to 1."""
-    return 2 * torch.rand(n, LATENT, generator=generator) - 1
+def noise(n: int, *, rng: torch.Generator) -> Float[Tensor, "n z"]:
+    """Noise for n images, uniform in -1 to 1."""
+    return 2 * torch.rand(n, LATENT, generator=rng) - 1
 
 
 @torch.no_grad()
-def draw(generator: Generator, z: Float[Tensor, "n z"], *, batch_size: int = 256) -> UInt8[Tensor, "n 3 h w"]:
+def generate(generator: Generator, z: Float[Tensor, "n z"], *, batch_size: int = 256) -> UInt8[Tensor, "n 3 h w"]:
     """The images of some noise, batch normalisation as at test time; the mode is restored."""
     mode = generator.training
     generator.eval()
@@ -141,12 +158,12 @@ def draw(generator: Generator, z: Float[Tensor, "n z"], *, batch_size: int = 256
 
 
 def sample(generator: Generator, n: int, *, seed: int) -> UInt8[Tensor, "n 3 h w"]:
-    """Draw n images; more images of the same seed begin with the same ones."""
-    return draw(generator, noise(n, generator=epoch_generator(seed, 0, "sample")))
+    """Generate n images; more images of the same seed begin with the same ones."""
+    return generate(generator, noise(n, rng=epoch_generator(seed, 0, "sample")))
 
 
 def train_generators(
-    params: Mapping[str, Any], pixels: UInt8[Tensor, "n 3 h w"], clusters: Int64[Tensor, " n"], *, progress: bool = True
+    params: Parameters, pixels: UInt8[Tensor, "n 3 h w"], clusters: Int64[Tensor, " n"], *, progress: bool = True
 ) -> list[Trained]:
     """A generator for each cluster, in order of their numbers, from the start that the parameter `gan_init` names.
 
@@ -156,114 +173,68 @@ def train_generators(
     Raises:
         ValueError: images of another size than the parameters say, or a reference that does not fit them.
     """
-    train = functools.partial(train_generator, params, seed=params["seed"], progress=progress)
+    train = functools.partial(train_generator, params, progress=progress)
     start = None
-    if params["gan_init"] == "whole":
+    if params.gan_init == "whole":
         start = train(pixels, title="all images").model.state_dict()
-    elif params["gan_init"] == "reference":
+    elif params.gan_init == "reference":
         reference = build(params)
-        load_weights(reference, runs.ROOT / REFERENCE)
+        load_weights(reference, REFERENCE)
         start = reference.state_dict()
     return [train(pixels[clusters == k], start=start, title=f"cluster {k}") for k in range(int(clusters.max()) + 1)]
 
 
 def train_generator(
-    params: Mapping[str, Any], pixels: UInt8[Tensor, "n 3 h w"], *, start: Mapping[str, Tensor] | None = None,
-    title: str, seed: int, progress: bool = True
+    params: Parameters, pixels: UInt8[Tensor, "n 3 h w"], *, title: str, start: Mapping[str, Tensor] | None = None,
+    progress: bool = True
 ) -> Trained:  # fmt: skip
     """Train one generator, or read the one that was trained before with the same images, start and parameters.
 
     It is on the GPU if there is one. A killed training goes on where it was.
     """
-    size = (params["gan_height"], params["gan_width"])
+    size = (params.gan_height, params.gan_width)
     if pixels.shape[2:] != size:
         raise ValueError(f"images are {tuple(pixels.shape[2:])} pixels, gan_height and gan_width say {size}.")
-    runs.seed(seed)
+    runs.seed(params.seed)
     model = build(params)
     if start is not None:
         model.load_state_dict(start)
-    settings = {name: params[name] for name in MADE_OF} | {"seed": seed}
-    name = fingerprint(MADE_BY, settings, pixels, *model.state_dict().values())
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    settings = {name: getattr(params, name) for name in DECISIVE}
+    name = fingerprint("reidkit.recipes.generators", settings, pixels, *model.state_dict().values())
+    model = model.to(device())
 
-    def make(folder: Path) -> tuple[dict[str, Tensor], list]:
+    def make(checkpoint: Path) -> tuple[dict[str, Tensor], list]:
         note(f"generator of {title}: {len(pixels)} images", enabled=progress)
-        film = Film(params["gan_epochs"], size, seed=seed)
-        rows = _fit(params, model, pixels, film, folder, seed=seed, progress=progress)
-        return model.state_dict() | {"film": film.frames}, rows
+        snapshots = Snapshots(params.gan_epochs, size, seed=params.seed)
+        rows = _train(params, model, pixels, snapshots, checkpoint, progress=progress)
+        return model.state_dict() | {"snapshots": snapshots.images}, rows
 
-    tensors, rows = keep(name, make)
-    film = tensors.pop("film")
+    tensors, rows = kept(name, make)
+    images = tensors.pop("snapshots")
     model.load_state_dict(tensors)
-    return Trained(model, film, rows)
+    return Trained(model, images, rows)
 
 
-def _fit(params, model, pixels, film, folder, *, seed, progress) -> list[dict[str, Any]]:
+def _train(params, model, pixels, snapshots, checkpoint, *, progress) -> list[dict[str, Any]]:
     """The training itself."""
     pixels = pixels.to(next(model.parameters()).device)
-    adam = functools.partial(torch.optim.Adam, lr=params["gan_lr"], betas=(0.5, 0.999))
+    adam = functools.partial(torch.optim.Adam, lr=params.gan_lr, betas=(0.5, 0.999))
     history = fit(
         model,
-        Draws(pixels, batch_size=params["gan_batch"], steps=params["gan_steps"], seed=seed),
-        functools.partial(gan_step, film=film),
-        epochs=params["gan_epochs"],
+        GANBatches(pixels, batch_size=params.gan_batch, steps=params.gan_steps, seed=params.seed),
+        functools.partial(gan_step, snapshots=snapshots),
+        epochs=params.gan_epochs,
         optimizers={name: adam(part.parameters()) for name, part in model.items()},
-        state={"film": film},
-        checkpoint=folder,
-        precision=params["gan_precision"],
+        state={"snapshots": snapshots},
+        checkpoint=checkpoint,
+        precision=params.gan_precision,
         progress=progress,
     )
-    film.shoot(model["generator"], params["gan_epochs"])
+    snapshots.take(model["generator"], params.gan_epochs)
     return history.rows
 
 
-def build(params: Mapping[str, Any]) -> nn.ModuleDict:
+def build(params: Parameters) -> nn.ModuleDict:
     """The two networks of `params`."""
-    size = (params["gan_height"], params["gan_width"])
-    return dcgan(size, latent=LATENT, width=params["gan_channels"], stages=params["gan_stages"])
-
-
-def keep(
-    name: str, make: Callable[[Path], tuple[Mapping[str, Tensor], list]]
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Tensors and history that `make` gives: made once, and from then on read; who asks meanwhile waits.
-
-    Args:
-        name: of the file; another one for whatever would give other tensors, as `fingerprint` makes it.
-        make: called with a folder for checkpoints, from which it goes on if it was killed.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    folder = runs.ROOT / KEPT / name
-    path = folder.with_suffix(".safetensors")
-    with files.lock(folder.with_name(f".{name}.lock")):
-        if not path.exists():
-            tensors, rows = make(folder / "training")
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            files.write_bytes(path, save(tensors, metadata={"history": json.dumps(rows)}))
-            shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in sorted(file.keys())}, json.loads(file.metadata()["history"])
-    except Exception:  # whatever is wrong with it, what to do is the same
-        raise ValueError(f"{path} is damaged; delete it, and it is made again.") from None
-
-
-def fingerprint(code: tuple[str, ...], settings: Mapping[str, Any], *tensors: Tensor) -> str:
-    """Sixteen hexadecimal digits of all that something is made of: code (files of the library), settings, tensors.
-
-    Whether there is a GPU counts, too: it computes other bits.
-    """
-    made = [code_digest(code), settings, torch.cuda.is_available()]
-    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().numpy())
-    return digest.hexdigest()[:16]
-
-
-@functools.cache
-def code_digest(code: tuple[str, ...]) -> str:
-    """Digits that change with what files of the library do; read once, because they may be edited while a run lasts."""
-    return files.source_digest([Path(runs.__file__).parent / f"{name}.py" for name in code])
+    size = (params.gan_height, params.gan_width)
+    return dcgan(size, latent=LATENT, width=params.gan_channels, stages=params.gan_stages)

@@ -7,27 +7,24 @@ Y. Wu et al., "Progressive learning for person re-identification with one exampl
 import copy
 import functools
 import itertools
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from reidkit import files, runs
+from reidkit import runs
 from reidkit.data.images import Augment, Images, identity_labels
 from reidkit.data.samplers import Batches, PlainSampler, Sample
 from reidkit.embed import embed
 from reidkit.losses.one_shot import ExclusiveLoss, feature_space_regularization
-from reidkit.models.one_shot import HEADS, OneShotReID
+from reidkit.models.heads import NoNeck, ReID
+from reidkit.models.one_shot import HEADS
+from reidkit.parameters import parameter
 from reidkit.progress import note
 from reidkit.pseudo_labels import (
     Estimate,
@@ -39,14 +36,14 @@ from reidkit.pseudo_labels import (
     selection_size,
     step_sizes,
 )
-from reidkit.recipes import supervised
+from reidkit.recipes import driver
+from reidkit.recipes.driver import device, open_run
 from reidkit.recipes.sources import Data, load_data
-from reidkit.runs import Effect, Result, Variant
-from reidkit.training import Cycle, fit, warmup_cosine, warmup_steps
+from reidkit.recipes.supervised import build_backbone, measure
+from reidkit.runs import Result, Variant
+from reidkit.training import Cycle, Schedule, fit, warmup_cosine, warmup_steps
 
-NOTEBOOK = "05"
 FIXED = ("ap", "n_query", "n_valid", "n_gallery")  # of the test: the same in all steps
-TENSORS = ("labels", "confidence", "selected", "x")  # of a step
 JOINT = ("k", "mu", "k_includes_self", "label_class_pool", "jd_squared", "class_dist")  # knobs of the joint distance
 SWEEPS = {"k": (1, 2, 3, 5, 8), "mu": (0.0, 0.25, 0.5, 0.75, 1.0)}  # Tables 3 and 4
 NO_FSR = {"head": "pl", "exclusive_share": 1.0}
@@ -79,34 +76,62 @@ VARIANTS = {
     "supervised": Variant("all labels", {"enlarging_factor": 1.0, "final_full_step": True, "labels": "true"}),
     "from_scratch": Variant("B + FSR + JD, from scratch", {"weights": ""}),
 }
-STUDIES = {  # groups of variants that are run together
-    "headline": tuple(ABLATION),
-    "bounds": ("direct", "one_shot_only", "supervised", "from_scratch", "convolution"),
-    "smaller_steps": tuple(f"{name}_0_1" for name in ABLATION),
-    "enlarging": ("default_0_05", "default_0_1", "default", "default_0_3"),
-    **{knob: tuple(name for name in VARIANTS if name.startswith(f"{knob}_")) for knob in SWEEPS},
-}
-PAPER = "the paper, Table "
-EFFECTS = (
-    Effect("fsr", "base", "FSR helps", PAPER + "2"),
-    Effect("joint", "base", "the joint distance helps", PAPER + "2 and Fig. 4"),
-    Effect("default", "fsr", "the joint distance helps FSR", PAPER + "2"),
-    Effect("default", "base", "both together help", PAPER + "2"),
-    Effect("fsr_0_1", "base_0_1", "FSR helps at p = 0.1", PAPER + "2"),
-    Effect("joint_0_1", "base_0_1", "the joint distance helps at p = 0.1", PAPER + "2 and Fig. 4"),
-    Effect("default_0_1", "base_0_1", "both together help at p = 0.1", PAPER + "2"),
-    Effect("default_0_1", "default", "p = 0.1 is better than p = 0.2"),
-    Effect("default_0_05", "default_0_1", "p = 0.05 is better than p = 0.1"),
-    Effect("default", "default_0_3", "p = 0.2 is better than p = 0.3"),
-    Effect("fsr", "convolution", "FSR helps more than its convolution does"),
-    Effect("one_shot_only", "direct", "one image of each person helps"),
-    Effect("default", "one_shot_only", "guessed identities help"),
-    Effect("supervised", "default", "all true identities help more"),
-    Effect("default", "from_scratch", "a start from the reference weights helps"),
-)
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Parameters(driver.Parameters):
+    """What a run of the recipe is made with."""
+
+    weights: str = parameter(
+        "reference", "a file to start the backbone from; reference: comes with the project; empty: scratch"
+    )
+    last_relu: bool = parameter(False, "whether the backbone ends with a ReLU; the reference weights do without")
+    split_seed: int = parameter(
+        0, "of the draw of the labelled images; 0 on the real archives: the published split", low=0
+    )
+    head: str = parameter("fsr", "fsr: 1x1 convolution before the branches; pl: none (ledger D0.12)", among=HEADS)
+    hidden: int = parameter(0, "length of the classifier's hidden layer; 0: as released (ledger D0.7)", low=0)
+    dropout: float = parameter(0.5, "of the classifier twice, and of the exclusive unit vector", low=0, high=1)
+    batch_size: int = parameter(16, "labelled images, and as many unlabelled ones", low=2)
+    epochs: int = parameter(2, "of each step", low=0)
+    ce_only_epochs: int = parameter(1, "at the end of each step, cross-entropy alone", low=0)
+    steps_per_epoch: int = parameter(8, "0: true passes over the labelled and selected images", low=0)
+    optimizer: str = parameter("adam", "sgd, adam", among=("sgd", "adam"))
+    momentum: float = parameter(0.5, "of sgd, Nesterov's", above=0, high=1)
+    lr: float = parameter(2e-3, "of the heads", above=0)
+    backbone_rate: float = parameter(0.1, "learning rate of the backbone, as a share of lr", low=0)
+    weight_decay: float = parameter(5e-4, "L2, on every weight", low=0)
+    schedule: str = parameter("cosine", "steps: x 0.1 for the last epochs; cosine", among=("steps", "cosine"))
+    rect_crop: float = parameter(1.0, "probability of a random crop, 64 to 100 % of the area", low=0, high=1)
+    ce_weight: float = parameter(0.8, "lambda, share of cross-entropy in the total", low=0, high=1)
+    exclusive_share: float = parameter(
+        0.8, "gamma, share of the exclusive loss in the rest; FSR has what is left", low=0, high=1
+    )
+    exclusive_temperature: float = parameter(10.0, "t of the exclusive loss", above=0)
+    fsr_reading: str = parameter(
+        "vector", "vector, matrix, variance (ledger D0.1)", among=("vector", "matrix", "variance")
+    )
+    fsr_reduction: str = parameter("sum", "sum, mean", among=("sum", "mean"))
+    fsr_squared: bool = parameter(False, "of FSR: whether squared distances are averaged")
+    labels: str = parameter(
+        "joint", "rule that guesses: joint, nearest; true: no guess, a bound", among=("joint", "nearest", "true")
+    )
+    k: int = parameter(3, "K of the joint distance, images in a group", low=1)
+    mu: float = parameter(0.5, "of the joint distance, weight of single images, 0..1", low=0, high=1)
+    k_includes_self: bool = parameter(True, "of the joint distance (ledger D0.3)")
+    label_class_pool: str = parameter("U", "of the joint distance: U, L+U (ledger D0.4)", among=("U", "L+U"))
+    jd_squared: bool = parameter(True, "of the joint distance (ledger D0.5)")
+    class_dist: str = parameter(
+        "pairs", "of the joint distance: pairs, centroid (ledger D0.6)", among=("pairs", "centroid")
+    )
+    enlarging_factor: float = parameter(0.2, "p, share of the unlabelled images that each step adds", above=0, high=1)
+    stop_rule: str = parameter(
+        "fsr", "fsr: stop before all are selected; pl: one step earlier (ledger D0.9)", among=("fsr", "pl")
+    )
+    final_full_step: bool = parameter(False, "whether a step with all of them follows")
+
+
+class LabelledAndUnlabelled(NamedTuple):
     """A batch of labelled and one of unlabelled images; in these, `labels` are rows of the exclusive table."""
 
     labelled: Sample
@@ -114,7 +139,7 @@ class Pair(NamedTuple):
 
 
 def training_step(
-    model: OneShotReID, batch: Pair, *, exclusive: ExclusiveLoss, fsr: Callable,
+    model: ReID, batch: LabelledAndUnlabelled, *, exclusive: ExclusiveLoss, fsr: Callable,
     ce_weight: float, exclusive_share: float
 ) -> dict[str, Tensor]:  # fmt: skip
     """One step of the recipe: name the people that have a name, keep the others apart, and even out the space."""
@@ -144,14 +169,14 @@ class Task(NamedTuple):
         labelled, unlabelled: positions of the two kinds among the training images.
     """
 
-    params: Mapping[str, Any]
+    params: Parameters
     data: Data
     truth: Int64[Tensor, " n"]
     labelled: Int64[Tensor, " n_l"]
     unlabelled: Int64[Tensor, " n_u"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     """What is left of a step once it is done.
 
@@ -161,7 +186,6 @@ class Step:
         selected: (n_u,) the guesses that the next step is trained with.
         x: (n, d) embeddings of all training images, half precision.
         history: one row an epoch.
-        objects: model, query and gallery (embeddings) and ranking, of the last step only.
     """
 
     row: dict[str, Any]
@@ -170,7 +194,6 @@ class Step:
     selected: Bool[Tensor, " n_u"]
     x: Float[Tensor, "n d"]
     history: list[dict[str, Any]]
-    objects: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def run(
@@ -178,141 +201,146 @@ def run(
     *,
     preset: str = "tiny",
     seed: int = 0,
-    data_root: str = "",
-    weights: str = "",
-    checkpoint: str | Path = "",
-    progress: bool = True,
-    **overrides: int | float | str | bool,
+    data_root: str | None = None,
+    weights: str | None = None,
+    **options: int | float | str | bool | Path,
 ) -> Result:
-    """Run all steps of one variant; a killed call is continued by the next equal one, in whichever step it was.
+    """Train, guess, select, and train anew with more; arguments and errors are those of `driver.open_run`.
 
-    Arguments and errors are those of `supervised.run_supervised`.
+    A killed call is continued in whichever step it was: each step keeps the state of its training in a folder of its
+    own, so that steps that were done are not trained again, only embedded.
 
     Returns:
         The result. `rank1`, `mAP` and the like are of the last step, which no test image chose; `_settled` of the step
         whose guesses agree best with those of the step before; `_best` of the step with the highest rank-1 in the test,
         as papers report it. `rank1_step0`, `precision_step0`, ... are all steps. In `objects` are task (`Task`), data,
-        steps (`Step`), and of the last step model, query, gallery and ranking.
+        steps (`Step`), and of the last step model, query and gallery (embeddings) and ranking.
     """
-    paths = {name: path for name, path in (("data_root", data_root), ("weights", weights)) if path}
-    params = runs.settings(NOTEBOOK, preset, VARIANTS, variant, {"seed": seed, **paths, **overrides})
-    start = time.perf_counter()
-    data = load_data(params, progress=progress)
-    split = one_shot_split(data.train.pids, data.train.camids, seed=params["split_seed"])
-    task = Task(params, data, identity_labels(data.train.pids)[0], *split)
-    folder = Path(checkpoint or supervised.checkpoint_folder(NOTEBOOK, variant, params))
-    with files.lock(folder.parent / f".{folder.name}.lock"):
-        steps = list(progress_steps(task, folder, progress=progress))
-        if not checkpoint:
-            shutil.rmtree(folder, ignore_errors=True)
-    ranking, query = steps[-1].objects["ranking"], steps[-1].objects["query"]
-    return Result(
-        NOTEBOOK,
-        preset,
-        variant,
-        seed,
-        params,
-        summary(steps) | {"n_labelled": len(task.labelled), "n_unlabelled": len(task.unlabelled)},
-        seconds=round(time.perf_counter() - start, 2),
-        peak_memory=runs.peak_memory(),
-        per_query={"pid": query.pids.cpu()[ranking.valid].tolist(), "ap": ranking.ap.tolist()},
-        objects={"task": task, "data": data, "steps": steps, **steps[-1].objects},
-    )
+    start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
+    with open_run("one_shot", Parameters, VARIANTS, variant, **start, **options) as run:
+        params = run.params
+        data = load_data(params, progress=run.progress)
+        truth = identity_labels(data.train.pids)[0]
+        labelled, unlabelled = one_shot_split(data.train.pids, data.train.camids, seed=params.split_seed)
+        task = Task(params, data, truth, labelled, unlabelled)
+        fresh, sizes, steps = build_model(params, len(labelled)), build_sizes(params, len(unlabelled)), []
+        for number, (size, following) in enumerate(sizes):
+            line = f"step {number} of {len(sizes) - 1} · {size} of {len(unlabelled)} identities guessed"
+            note(line, enabled=run.progress)
+            model = copy.deepcopy(fresh)  # no step goes on from the network of the one before
+            before = steps[-1] if steps else None
+            fitting = run.fitting | {"checkpoint": run.folder / f"step-{number:03d}"}
+            history = train(task, model, before, seed=1000 * params.seed + number, **fitting)
+            parts = (data.train, data.query, data.gallery)
+            everyone, query, gallery = (embed(model, part, **run.embedding) for part in parts)
+            ranking, retrieval = measure(query, gallery)
+            sides = everyone.x[unlabelled], everyone.x[labelled], truth[labelled]
+            labels, confidence = (part.cpu() for part in estimate(params, *sides, truth[unlabelled]))
+            selected = select_confident(confidence, following)
+            row = retrieval | assess(task, labels, selected, before) | sweep(*sides, truth[unlabelled], following)
+            steps.append(Step(row, labels, confidence, selected, everyone.x.half().cpu(), history))
+        metrics = summary(steps) | {"n_labelled": len(labelled), "n_unlabelled": len(unlabelled)}
+        return run.result(
+            metrics, query=query, ranking=ranking, gallery=gallery, task=task, data=data, steps=steps, model=model
+        )
 
 
-def progress_steps(task: Task, folder: Path, *, progress: bool = True) -> Iterator[Step]:
-    """Train, guess, select, and train anew with more; the steps that a killed run has done are read from `folder`."""
-    params, n, step = task.params, len(task.unlabelled), None
-    p, rules = params["enlarging_factor"], {name: params[name] for name in ("stop_rule", "final_full_step")}
-    sizes = step_sizes(n, p, **rules)
-    runs.seed(params["seed"])
-    start = build_model(params, len(task.labelled))
-    for number, following in enumerate([*sizes[1:], selection_size(n, len(sizes) - 1, p)]):
-        note(f"step {number} of {len(sizes) - 1} · {sizes[number]} of {n} identities guessed", enabled=progress)
-        kept, before, last = folder / f"step-{number:03d}", step, number == len(sizes) - 1
-        step = None if last else read_step(kept, params)  # of the last one the model is wanted, too
-        if step is None:
-            model = copy.deepcopy(start)  # no step goes on from the network of the one before
-            history = train(task, model, before, kept, seed=1000 * params["seed"] + number, progress=progress)
-            step = look(task, model, before, history, following)
-            write_step(step, kept, params)
-            if not last:
-                step.objects.clear()
-                shutil.rmtree(kept, ignore_errors=True)
-        yield step
+def train(task: Task, model: ReID, before: Step | None, *, seed: int, **fitting: Any) -> list[dict[str, Any]]:
+    """Train with the labelled images and what the step before selected.
 
+    Args:
+        task: what the run is about.
+        model: the network, which is changed.
+        before: the step before; None in the first.
+        seed: of everything random in this step.
+        fitting: checkpoint, precision and progress, as `fit` has them.
 
-def train(task: Task, model: OneShotReID, before: Step | None, folder: Path, *, seed: int, progress: bool) -> list:
-    """Train with the labelled images and what the step before selected; returns one row an epoch."""
+    Returns:
+        One row an epoch.
+    """
     params, named, labels, rest = task.params, task.labelled, task.truth[task.labelled], task.unlabelled
     if before is not None:
         named = torch.cat([named, rest[before.selected]])
         labels = torch.cat([labels, before.labels[before.selected]])
         rest = rest[~before.selected]
-    device = next(model.parameters()).device
-    table = ExclusiveLoss(max(1, len(rest)), model.dim, temperature=params["exclusive_temperature"]).to(device)
-    schedules = {
-        "steps": warmup_steps(milestones=[params["epochs"] - params["ce_only_epochs"]], warmup=0),
-        "cosine": warmup_cosine(params["epochs"]),
-    }
+    table = ExclusiveLoss(max(1, len(rest)), model.dim, temperature=params.exclusive_temperature).to(device())
     runs.seed(seed)
     return fit(
         model,
-        Pairs(params, task.data.train, named, labels, rest, seed=seed, device=device),
+        LabelledAndUnlabelledBatches(params, task.data.train, named, labels, rest, seed=seed),
         build_step(params, table),
-        epochs=params["epochs"],
+        epochs=params.epochs,
         optimizers=build_optimizer(params, model),
-        schedules=runs.choose("schedule", params["schedule"], schedules),
+        schedules=build_schedule(params),
         state={"exclusive": table},
-        checkpoint=folder,
-        precision=params["precision"],
-        progress=progress,
+        **fitting,
     ).rows
 
 
-def build_model(params: Mapping[str, Any], num_pids: int) -> OneShotReID:
+def build_sizes(params: Parameters, n_unlabelled: int) -> list[tuple[int, int]]:
+    """For each step: how many guesses it is trained with, and how many it selects for the next."""
+    p, rules = params.enlarging_factor, {"stop_rule": params.stop_rule, "final_full_step": params.final_full_step}
+    sizes = step_sizes(n_unlabelled, p, **rules)
+    return list(itertools.pairwise([*sizes, selection_size(n_unlabelled, len(sizes) - 1, p)]))
+
+
+def build_model(params: Parameters, num_pids: int) -> ReID:
     """The network of `params`, on the GPU if there is one, started from weights if any are named."""
-    backbone = supervised.build_model({**params, "neck": "none"}, num_pids).backbone
-    options = {name: params[name] for name in ("hidden", "dropout")}
-    head = runs.choose("head", params["head"], HEADS)(backbone.dim, num_pids, **options)
-    return OneShotReID(backbone, head).to(next(backbone.parameters()).device)
+    backbone = build_backbone(params)
+    NoNeck(backbone.dim, num_pids)  # drawn and left, so that recorded runs keep their bits
+    head = HEADS[params.head](backbone.dim, num_pids, hidden=params.hidden, dropout=params.dropout)
+    return ReID(backbone, head).to(device())
 
 
-def build_optimizer(params: Mapping[str, Any], model: OneShotReID) -> torch.optim.Optimizer:
+def build_optimizer(params: Parameters, model: ReID) -> torch.optim.Optimizer:
     """SGD as released, or Adam for short trainings; the backbone is not new and learns at a share of the rate."""
-    sgd = functools.partial(torch.optim.SGD, momentum=params["momentum"], nesterov=True)
-    rates = {model.backbone: params["lr"] * params["backbone_rate"], model.head: params["lr"]}
+    rates = {model.backbone: params.lr * params.backbone_rate, model.head: params.lr}
     groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()]
-    kinds = {"sgd": sgd, "adam": torch.optim.Adam}
-    return runs.choose("optimizer", params["optimizer"], kinds)(groups, weight_decay=params["weight_decay"])
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(groups, weight_decay=params.weight_decay, momentum=params.momentum, nesterov=True)
+    return torch.optim.Adam(groups, weight_decay=params.weight_decay)
 
 
-def build_step(params: Mapping[str, Any], exclusive: ExclusiveLoss) -> Callable:
+def build_schedule(params: Parameters) -> Schedule:
+    """ "steps", a tenth of the rate for the last epochs of a step, as released, or "cosine"."""
+    if params.schedule == "steps":
+        return warmup_steps(milestones=[params.epochs - params.ce_only_epochs], warmup=0)
+    return warmup_cosine(params.epochs)
+
+
+def build_step(params: Parameters, exclusive: ExclusiveLoss) -> Callable:
     """`training_step` with a table and the weights and switches that `params` give its terms."""
-    switches = {name: params[f"fsr_{name}"] for name in ("reading", "reduction", "squared")}
+    switches = {name: getattr(params, f"fsr_{name}") for name in ("reading", "reduction", "squared")}
     fsr = functools.partial(feature_space_regularization, **switches)
-    names = ("ce_weight", "exclusive_share")
-    return functools.partial(training_step, exclusive=exclusive, fsr=fsr, **{name: params[name] for name in names})
+    weights = {"ce_weight": params.ce_weight, "exclusive_share": params.exclusive_share}
+    return functools.partial(training_step, exclusive=exclusive, fsr=fsr, **weights)
 
 
-class Pairs:
-    """Batches of the images with a name, and beside each a batch of those without.
+class LabelledAndUnlabelledBatches:
+    """Batches of the images with a name, labelled or guessed, and beside each a batch of those without.
 
     The last `ce_only_epochs` have only the first, and so has every epoch where the others do not fill a batch.
+
+    Args:
+        params: of the run.
+        images: all training images.
+        named, labels: positions of the images that have a name, and their identities.
+        rest: positions of the others.
+        seed: of order and augmentation.
     """
 
-    def __init__(self, params, images: Images, known: Tensor, labels: Tensor, rest: Tensor, *, seed: int, device):
-        size, augment = params["batch_size"], Augment(rect_crop=params["rect_crop"], pad=0, erase=0)
+    def __init__(self, params: Parameters, images: Images, named: Tensor, labels: Tensor, rest: Tensor, *, seed: int):
+        size, augment = params.batch_size, Augment(rect_crop=params.rect_crop, pad=0, erase=0)
 
         def stream(positions, labels, seed):
             sampler = PlainSampler(len(positions), batch_size=size, seed=seed)
-            bank = images[positions].to(device)
-            return Batches(bank, labels, sampler, augment, seed=seed, device=device)
+            bank = images[positions].to(device())
+            return Batches(bank, labels, sampler, augment, seed=seed, device=device())
 
-        self.labelled = stream(known, labels, seed)
-        if params["steps_per_epoch"]:
-            self.labelled = Cycle(self.labelled, params["steps_per_epoch"])
-        self.unlabelled, self.epoch, self.until = None, 0, params["epochs"] - params["ce_only_epochs"]
+        self.labelled = stream(named, labels, seed)
+        if params.steps_per_epoch:
+            self.labelled = Cycle(self.labelled, params.steps_per_epoch)
+        self.unlabelled, self.epoch, self.until = None, 0, params.epochs - params.ce_only_epochs
         if len(rest) >= size:
             self.unlabelled = Cycle(stream(rest, torch.arange(len(rest)), seed + 500), len(self.labelled))
 
@@ -325,38 +353,35 @@ class Pairs:
         for stream in (self.labelled, self.unlabelled or self.labelled):
             stream.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[LabelledAndUnlabelled]:
         both = self.unlabelled is not None and self.epoch < self.until
-        return map(Pair, self.labelled, self.unlabelled if both else itertools.repeat(None))
+        return map(LabelledAndUnlabelled, self.labelled, self.unlabelled if both else itertools.repeat(None))
 
 
-def look(task: Task, model: OneShotReID, before: Step | None, history: list, following: int) -> Step:
-    """Search, guess the identity of every unlabelled image, select, and compare the guesses with the truth."""
-    train, query, gallery = (embed(model, part, precision=task.params["precision"]) for part in task.data[1:])
-    ranking, row = supervised.measure(query, gallery)
-    sides = train.x[task.unlabelled], train.x[task.labelled], task.truth[task.labelled]
-    truth = task.truth[task.unlabelled]
-    labels, confidence = (part.cpu() for part in estimate(task.params, *sides, truth))
-    selected = select_confident(confidence, following)
-    row |= {"n": 0, "n_selected": following, **label_quality(labels, truth, selected)._asdict()}
+def estimate(params: Parameters, unlabelled: Tensor, labelled: Tensor, labels: Tensor, truth: Tensor) -> Estimate:
+    """Guess identities by the rule of `params`: "joint" distance, "nearest" label, or the "true" ones, as a bound."""
+    if params.labels == "true":
+        return Estimate(truth, torch.ones(len(truth)))
+    if params.labels == "nearest":
+        return nearest_labels(unlabelled, labelled, labels)
+    return joint_labels(unlabelled, labelled, labels, **{name: getattr(params, name) for name in JOINT})
+
+
+def assess(task: Task, labels: Tensor, selected: Tensor, before: Step | None) -> dict[str, Any]:
+    """What guesses are worth beside the truth, how evenly they fall, and how many are those of the step before.
+
+    Args:
+        task: what the run is about.
+        labels: (n_u,) guessed identities.
+        selected: (n_u,) those that the next step is trained with.
+        before: the step before; None in the first.
+    """
+    row = {"n": 0 if before is None else int(before.selected.sum()), "n_selected": int(selected.sum())}
+    row |= label_quality(labels, task.truth[task.unlabelled], selected)._asdict()
     row["gini"] = gini(torch.bincount(labels[selected], minlength=len(task.labelled)))
     if before is not None:
-        row |= {"n": int(before.selected.sum()), "agreement": (labels == before.labels).double().mean().item()}
-    row |= sweep(*sides, truth, following)
-    found = {"model": model, "query": query, "gallery": gallery, "ranking": ranking}
-    return Step(row, labels, confidence, selected, train.x.half().cpu(), history, found)
-
-
-def estimate(
-    params: Mapping[str, Any], unlabelled: Tensor, labelled: Tensor, labels: Tensor, truth: Tensor
-) -> Estimate:
-    """Guess identities by the rule of `params`: "joint" distance, "nearest" label, or the "true" ones, as a bound."""
-    rules = {
-        "joint": lambda: joint_labels(unlabelled, labelled, labels, **{name: params[name] for name in JOINT}),
-        "nearest": lambda: nearest_labels(unlabelled, labelled, labels),
-        "true": lambda: Estimate(truth, torch.ones(len(truth))),
-    }
-    return runs.choose("labels", params["labels"], rules)()
+        row["agreement"] = (labels == before.labels).double().mean().item()
+    return row
 
 
 def sweep(unlabelled: Tensor, labelled: Tensor, labels: Tensor, truth: Tensor, n: int) -> dict[str, float]:
@@ -394,31 +419,3 @@ def summary(steps: list[Step]) -> dict[str, Any]:
     for number, row in enumerate(rows):
         metrics |= {f"{name}_step{number}": value for name, value in row.items() if name not in FIXED}
     return metrics
-
-
-def write_step(step: Step, path: Path, params: Mapping[str, Any]) -> None:
-    """Keep a finished step in one file, which is whole or not there."""
-    tensors = {name: getattr(step, name).contiguous() for name in TENSORS}
-    words = {"row": step.row, "history": step.history, "params": runs.public(params)}
-    data = save(tensors, metadata={name: json.dumps(value) for name, value in words.items()})
-    files.write_bytes(path.with_suffix(".safetensors"), data)
-
-
-def read_step(path: Path, params: Mapping[str, Any]) -> Step | None:
-    """A step that was finished before; None if it was not.
-
-    Raises:
-        ValueError: the file is damaged, or of a run with other parameters.
-    """
-    path = path.with_suffix(".safetensors")
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            words = {name: json.loads(text) for name, text in file.metadata().items()}
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
-    except Exception:  # whatever is wrong with it, what to do is the same
-        raise ValueError(f"{path} is damaged; delete its folder to start again.") from None
-    if words.pop("params") != runs.public(params):
-        raise ValueError(f"{path} is of a run with other parameters; delete its folder, or name another checkpoint.")
-    return Step(**words, **tensors)

@@ -4,28 +4,28 @@ Source: "Ranking and classification-driven feature learning for person re-identi
 its authors released (Ranked_Person_ReID, softmax_ranked.yml).
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from reidkit import runs
-from reidkit.data.records import JUNK
+from reidkit.data.images import identity_labels
 from reidkit.data.samplers import Sample
-from reidkit.embed import Embeddings
+from reidkit.embed import embed
 from reidkit.losses.ranking import lin_loss, ranked_list_loss
 from reidkit.losses.triplet import batch_hard_triplet_loss
-from reidkit.metrics.reranking import k_reciprocal_rerank
-from reidkit.metrics.retrieval import evaluate_distances
 from reidkit.models.heads import ReID
-from reidkit.recipes.supervised import run_supervised
-from reidkit.runs import Effect, Result, Variant
+from reidkit.parameters import parameter
+from reidkit.recipes import supervised
+from reidkit.recipes.driver import open_run
+from reidkit.recipes.sources import load_data
+from reidkit.recipes.supervised import build_batches, build_model, build_optimizer, build_schedule, measure, rerank
+from reidkit.runs import Result, Variant
+from reidkit.training import fit
 
-NOTEBOOK = "03"
 LOSSES = {  # name -> the loss, and the parameters of a run that it takes
     "lin": (lin_loss, ("radius", "temperature", "weighting", "detach_weights")),
     "ranked_list": (ranked_list_loss, ("alpha", "margin", "temperature", "detach_weights")),
@@ -69,26 +69,32 @@ VARIANTS = {
         for name, title, changes in (("softmax", "softmax", SOFTMAX), ("lin", "softmax + Lin", {}))
     },
 }
-STUDIES = {  # groups of variants that are run together
-    "headline": ("softmax", "default"),
-    "losses": ("lin_before", "lin_after", "softmax_no_neck", "softmax", "triplet", "ranked_list", "default"),
-    **{knob: tuple(name for name in VARIANTS if name.rpartition(f"{knob}_")[1]) for knob in SWEEPS},
-    "backbones": tuple(BACKBONES),
-    "domains": ("softmax_there", "lin_there", "softmax_back", "lin_back"),
-}
-PAPER = "the paper, Table "
-EFFECTS = (
-    Effect("default", "softmax", "Lin helps softmax", PAPER + "I against II"),
-    Effect("default", "lin_after", "softmax helps Lin", PAPER + "I against II"),
-    Effect("lin_after", "lin_before", "Lin wants the BN neck", PAPER + "I"),
-    Effect("softmax", "softmax_no_neck", "softmax wants the BN neck", PAPER + "I"),
-    Effect("default", "triplet", "Lin is better than the triplet", PAPER + "VII, BNNK"),
-    Effect("default", "ranked_list", "Lin is better than the ranked list", "the paper, Fig. 1"),
-    Effect("triplet", "softmax", "the triplet helps softmax"),
-    Effect("ranked_list", "softmax", "the ranked list helps softmax"),
-    Effect("lin_there", "softmax_there", "Lin helps in another city"),
-    Effect("lin_back", "softmax_back", "Lin helps on the way back"),
-)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters(supervised.Parameters):
+    """What a run of the recipe is made with."""
+
+    epochs: int = parameter(3, "passes of steps_per_epoch steps", low=0)
+    steps_per_epoch: int = parameter(26, "0: true passes over the data", low=0)
+    other_dataset: str = parameter("duke", "the one to go to, or to come from (Table VI)")
+    domains: str = parameter(
+        "home",
+        "home; there: trained in dataset, tested in the other; back: the other way",
+        among=("home", "there", "back"),
+    )
+    classify: bool = parameter(True, "the softmax loss")
+    ranking: str = parameter("lin", "lin, ranked_list, triplet, none", among=(*LOSSES, "none"))
+    rank_weight: float = parameter(0.4, "w, weight of the ranking loss beside softmax", low=0)
+    ranked: str = parameter(
+        "embedding", "what is ranked: embedding (after the neck), feature (before)", among=("embedding", "feature")
+    )
+    radius: float = parameter(0.7, "r of Lin, distance of unit vectors, 0..2", low=0, high=2)
+    temperature: float = parameter(1.0, "T of Lin and ranked list; larger: nearer negatives count more", low=0)
+    weighting: str = parameter("code", "of Lin: code, eq3 (ledger D2.1)", among=("code", "eq3"))
+    detach_weights: bool = parameter(False, "of Lin and ranked list: whether the weights count as constants")
+    alpha: float = parameter(1.2, "of ranked list: how far negatives have to be, 0..2", low=0, high=2)
+    margin: float = parameter(0.3, "of triplet (any distance) and of ranked list (0..alpha)", low=0)
 
 
 def training_step(
@@ -112,39 +118,53 @@ def run(
     *,
     preset: str = "tiny",
     seed: int = 0,
-    data_root: str = "",
-    weights: str = "",
+    data_root: str | None = None,
+    weights: str | None = None,
     **options: int | float | str | bool | Path,
 ) -> Result:
-    """Train and evaluate one variant, without and with re-ranking.
+    """Train one variant, and evaluate it without and with re-ranking; arguments and errors are those of
+    `driver.open_run`.
 
-    Arguments, result and errors are those of `supervised.run_supervised`; the metrics also hold `rank1_reranked` and
-    `mAP_reranked`.
+    Returns:
+        The result, also with `rank1_reranked` and `mAP_reranked`; in `objects` are data (of the test), model, history,
+        query and gallery (embeddings) and ranking.
     """
-    paths = {"data_root": data_root, "weights": weights}
-    result = run_supervised(NOTEBOOK, VARIANTS, build_step, variant, preset=preset, seed=seed, **paths, **options)
-    again = rerank(result.objects["query"], result.objects["gallery"])
-    return dataclasses.replace(result, metrics=result.metrics | again)
+    start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
+    with open_run("ranking", Parameters, VARIANTS, variant, **start, **options) as run:
+        params = run.params
+        home, other = params.dataset, params.other_dataset
+        trained_in, tested_in = {"home": (home, home), "there": (home, other), "back": (other, home)}[params.domains]
+        data = load_data(params.but(dataset=trained_in), progress=run.progress)
+        step = build_step(params)
+        model = build_model(params, identity_labels(data.train.pids)[1])
+        history = fit(
+            model,
+            build_batches(params, data.train),
+            step,
+            epochs=params.epochs,
+            optimizers=build_optimizer(params, model),
+            schedules=build_schedule(params),
+            **run.fitting,
+        )
+        if tested_in != trained_in:
+            data = load_data(params.but(dataset=tested_in), progress=run.progress)
+        query, gallery = (embed(model, part, **run.embedding) for part in (data.query, data.gallery))
+        ranking, metrics = measure(query, gallery)
+        metrics |= rerank(query, gallery)
+        return run.result(
+            metrics, query=query, ranking=ranking, gallery=gallery, data=data, model=model, history=history
+        )
 
 
-def build_step(params: Mapping[str, Any]) -> Callable:
+def build_step(params: Parameters) -> Callable:
     """`training_step` with the losses, weights and knobs that `params` name.
 
     Raises:
-        ValueError: no loss at all, or an unknown loss or place for it.
+        ValueError: no loss at all.
     """
-    loss, knobs = runs.choose("ranking", params["ranking"], LOSSES | {"none": (None, ())})
-    runs.choose("ranked", params["ranked"], {"feature": None, "embedding": None})
-    if not (loss or params["classify"]):
+    loss, knobs = (LOSSES | {"none": (None, ())})[params.ranking]
+    if not (loss or params.classify):
         raise ValueError('nothing to learn from: set classify to true, or ranking to "lin".')
-    rank = functools.partial(loss, **{name: params[name] for name in knobs}) if loss else None
+    rank = functools.partial(loss, **{name: getattr(params, name) for name in knobs}) if loss else None
     names = ("classify", "label_smoothing", "rank_weight", "ranked")
-    return functools.partial(training_step, rank=rank, **{name: params[name] for name in names})
-
-
-def rerank(query: Embeddings, gallery: Embeddings) -> dict[str, float]:
-    """Rank-1 and mAP after k-reciprocal re-ranking with the paper's k1 = 20, k2 = 6, λ = 0.3; junk takes no part."""
-    known = gallery.pids != JUNK
-    dist = k_reciprocal_rerank(query.x, gallery.x[known])
-    ranking = evaluate_distances(dist, query.pids, query.camids, gallery.pids[known], gallery.camids[known], ap="mean")
-    return {"rank1_reranked": float(ranking.cmc[0]), "mAP_reranked": float(ranking.mAP)}
+    return functools.partial(training_step, rank=rank, **{name: getattr(params, name) for name in names})

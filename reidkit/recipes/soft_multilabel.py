@@ -8,18 +8,16 @@ paper is silent, its released code.
 """
 
 import functools
-import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reidkit import files, runs
+from reidkit import runs
 from reidkit.data.images import Augment, Images, identity_labels, load
 from reidkit.data.samplers import Batches, PlainSampler, Sample
 from reidkit.embed import embed
@@ -32,13 +30,15 @@ from reidkit.losses.soft_multilabel import (
     soft_multilabels,
 )
 from reidkit.models.backbones import load_weights
-from reidkit.models.heads import ReID
+from reidkit.models.heads import Agents, ReID
+from reidkit.parameters import parameter
+from reidkit.recipes import driver
+from reidkit.recipes.driver import checkpoint_folder, device, open_run
 from reidkit.recipes.sources import find_weights, load_data, open_split
-from reidkit.recipes.supervised import build_model, checkpoint_folder, measure
-from reidkit.runs import Effect, Result, Variant
+from reidkit.recipes.supervised import build_backbone, measure
+from reidkit.runs import Result, Variant
 from reidkit.training import Cycle, History, Schedule, fit, warmup_cosine, warmup_steps
 
-NOTEBOOK = "06"
 SWEEPS = {  # over a range much wider than the supplement's
     "lambda1": (0.0001, 0.002, 0.01, 0.1),
     "lambda2": (0.1, 0.3, 3.0, 10.0),
@@ -70,40 +70,80 @@ VARIANTS = {
         for value in values
     },
 }
-STUDIES = {  # groups of variants that are run together
-    "table3": ("pretrained", "baseline", "without_cml", "without_cml_ral", "without_ral", "default"),
-    "headline": ("pretrained", "control", "baseline", "without_cml", "without_cml_ral", "without_ral", "default"),
-    "controls": ("control", "control_seen", "without_mdl", "default"),
-    "readings": ("baseline_without_cml", "printed_joint"),
-    **{knob: tuple(name for name in VARIANTS if name.rpartition(f"{knob}_")[1]) for knob in SWEEPS},
-}
-STAGE_ONE = (  # what decides it, where it is trained
-    *("preset", "source_dataset", "source_preset", "source_seed", "source_batch", "weights", "height", "width"),
-    *("backbone", "last_stride", "last_relu", "stage_one_epochs", "stage_one_lr", "steps_per_epoch", "schedule"),
-    *("optimizer", "weight_decay", "pad", "erase", "precision"),
-)
-PAPER = "the paper, Table 3"
-EFFECTS = (
-    Effect("default", "pretrained", "MAR is better than direct transfer", PAPER),
-    Effect("default", "control", "MAR is better than as many steps on the agents alone"),
-    Effect("default", "baseline", "multilabels mine better than features", PAPER),
-    Effect("without_cml", "baseline_without_cml", "they do so where no camera is corrected"),
-    Effect("default", "without_cml", "consistency over cameras helps", PAPER),
-    Effect("default", "without_ral", "reference agents have to go on learning", PAPER),
-    Effect("default", "without_cml_ral", "both together help", PAPER),
-    Effect("without_cml", "without_cml_ral", "the agents help without the cameras", PAPER),
-    Effect("without_cml_ral", "pretrained", "mining alone helps", PAPER),
-    Effect("default", "without_mdl", "mining helps the other two"),
-    Effect("control", "pretrained", "more steps on the agents alone help"),
-    Effect("control_seen", "control", "batch norm that sees the target helps"),
+STAGE_ONE = (  # the parameters that decide it, where it is trained
+    *("preset", "source_dataset", "source_preset", "source_seed", "data_root", "source_batch", "steps_per_epoch"),
+    *("weights", "height", "width", "backbone", "last_stride", "last_relu", "precision"),
+    *("optimizer", "schedule", "weight_decay", "pad", "erase"),
 )
 
 
-class Streams:
+@dataclass(frozen=True, kw_only=True)
+class Parameters(driver.Parameters):
+    """What a run of the recipe is made with."""
+
+    dataset: str = parameter(
+        "market", "the target, whose labels nobody learns from: market, duke; market1501, dukemtmc, ..."
+    )
+    weights: str = parameter("reference", "a file to start from; reference: comes with the project; empty: scratch")
+    height: int = parameter(128, "pixels", low=16)
+    width: int = parameter(64, "pixels", low=8)
+    last_relu: bool = parameter(False, "whether the feature map ends with a ReLU (ledger D3.9)")
+    source_dataset: str = parameter("auxiliary", "the named people, all images of theirs: auxiliary; msmt17, ...")
+    source_preset: str = parameter("quick", "size of a rendered source", among=("quick", "tiny", "world"))
+    source_seed: int = parameter(0, "of a rendered source; the reference weights know the people of tiny, 0", low=0)
+    stage_one: str = parameter(
+        "means",
+        "agents: file, those in weights; means, of their people's embeddings; train, stage 1 is run",
+        among=("file", "means", "train"),
+    )
+    stage_one_epochs: int = parameter(0, "of stage_one: train", low=0)
+    stage_one_lr: float = parameter(1e-3, "of stage_one: train", above=0)
+    source_batch: int = parameter(24, "images of named people in a batch; the paper: 184 of each kind", low=1)
+    target_batch: int = parameter(72, "images of strangers in a batch", low=1)
+    epochs: int = parameter(3, "passes of steps_per_epoch steps", low=0)
+    steps_per_epoch: int = parameter(4, "0: true passes over the source", low=0)
+    optimizer: str = parameter("adam", "sgd (momentum 0.9), adam", among=("sgd", "adam"))
+    schedule: str = parameter("cosine", "cosine, steps", among=("cosine", "steps"))
+    lr: float = parameter(3e-4, "of either optimizer", above=0)
+    weight_decay: float = parameter(5e-4, "of all but batch normalisation", low=0)
+    pad: int = parameter(
+        10, "pixels around an image at height 256, in proportion elsewhere (at 384: 8, released are 7)", low=0
+    )
+    erase: float = parameter(0.5, "probability of random erasing", low=0, high=1)
+    target: bool = parameter(True, "False: named people and their agents alone, the control")
+    mining: str = parameter(
+        "multilabels",
+        "what tells positive from negative pairs: multilabels, features (baseline), none",
+        among=("multilabels", "features", "none"),
+    )
+    mining_ratio: float = parameter(0.005, "p, share of a batch's pairs that are mined, 0..1", above=0, high=1)
+    mining_from: int = parameter(1, "epoch, from 0, that mines first", low=0)
+    baseline_split: float = parameter(
+        0.5, "of mining: features, share of the mined pairs that is positive (ledger D3.11)", low=0, high=1
+    )
+    threshold_momentum: float = parameter(0.9, "of the old threshold of agreement, 0..1", low=0, high=1)
+    memory_momentum: float = parameter(0.9, "of an image's old multilabel, 0..1", low=0, high=1)
+    camera_momentum: float = parameter(0.9904, "of the old camera centres, 0..1: 1 - batch / 10,000", low=0, high=1)
+    lambda1: float = parameter(0.0005, "weight of L_CML, the consistency over cameras", low=0)
+    lambda2: float = parameter(1.0, "weight of L_RAL, the reference agents", low=0)
+    beta: float = parameter(0.2, "weight of L_RJ within L_RAL", low=0)
+    margin: float = parameter(1.0, "m of L_RJ, squared distance of unit vectors, 0..4", low=0, high=4)
+    joint_reading: str = parameter("code", "of L_RJ: code, eq8 (ledger D3.1)", among=("code", "eq8"))
+
+
+class SourceAndTarget(NamedTuple):
+    """A batch of labelled source images, one of target images whose labels nobody learns from, and the epoch."""
+
+    source: Sample
+    target: Sample
+    epoch: int
+
+
+class JoinedBatches:
     """Source batches, and with each a target batch; the target begins again where it ends sooner.
 
-    >>> list(Streams(Cycle("ab", 3), Cycle("x", 3)))[2]
-    Pair(source='a', target='x', epoch=0)
+    >>> list(JoinedBatches(Cycle("ab", 3), Cycle("x", 3)))[2]
+    SourceAndTarget(source='a', target='x', epoch=0)
     """
 
     def __init__(self, source: Iterable, target: Iterable):
@@ -115,19 +155,11 @@ class Streams:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, of both."""
         self.epoch = epoch
-        for stream in (self.source, self.target):
-            stream.set_epoch(epoch)
+        for batches in (self.source, self.target):
+            batches.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator["Pair"]:
-        return (Pair(*both, self.epoch) for both in zip(self.source, self.target, strict=True))
-
-
-class Pair(NamedTuple):
-    """A batch of labelled source images, one of target images whose labels nobody learns from, and the epoch."""
-
-    source: Sample
-    target: Sample
-    epoch: int
+    def __iter__(self) -> Iterator[SourceAndTarget]:
+        return (SourceAndTarget(*both, self.epoch) for both in zip(self.source, self.target, strict=True))
 
 
 class Memory(nn.Module):
@@ -139,14 +171,17 @@ class Memory(nn.Module):
         mining: the loss L_MDL, with its threshold; None where nothing is mined.
     """
 
-    def __init__(self, params: Mapping[str, Any], num_images: int, num_agents: int):
+    def __init__(self, params: Parameters, num_images: int, num_agents: int):
         super().__init__()
-        self.multilabels = MultilabelMemory(num_images, num_agents, momentum=params["memory_momentum"])
-        self.cameras = CrossCameraConsistency(num_agents, momentum=params["camera_momentum"])
-        ways = {"multilabels": None, "features": params["baseline_split"], "none": None}
-        split, momentum = runs.choose("mining", params["mining"], ways), params["threshold_momentum"]
-        mining = {"mining_ratio": params["mining_ratio"], "momentum": momentum, "baseline_split": split}
-        self.mining = None if params["mining"] == "none" else MultilabelDiscriminativeLoss(**mining)
+        self.multilabels = MultilabelMemory(num_images, num_agents, momentum=params.memory_momentum)
+        self.cameras = CrossCameraConsistency(num_agents, momentum=params.camera_momentum)
+        self.mining = None
+        if params.mining != "none":
+            self.mining = MultilabelDiscriminativeLoss(
+                mining_ratio=params.mining_ratio,
+                momentum=params.threshold_momentum,
+                baseline_split=params.baseline_split if params.mining == "features" else None,
+            )
 
     def initialise(self, model: ReID, target: Images, **options: str | bool) -> None:
         """Set centres and threshold from all target images, as the network sees them now; `options` as in `embed`."""
@@ -158,11 +193,11 @@ class Memory(nn.Module):
 
 
 def training_step(
-    model: ReID, batch: Pair, *, memory: Memory, lambda1: float, lambda2: float, beta: float, margin: float,
+    model: ReID, batch: SourceAndTarget, *, memory: Memory, lambda1: float, lambda2: float, beta: float, margin: float,
     joint_reading: str, mining_from: int
 ) -> dict[str, Tensor]:  # fmt: skip
     """One step of MAR: reference persons go on being learnt, and strangers are compared by their multilabels."""
-    source, target = (model(stream.images).embedding for stream in (batch.source, batch.target))
+    source, target = (model(images).embedding for images in (batch.source.images, batch.target.images))
     agents = model.head.agents
     # RAL: each source image at its own agent, and no image near another person's
     al = agent_learning_loss(source, batch.source.labels, agents)
@@ -205,137 +240,142 @@ def run(
     *,
     preset: str = "tiny",
     seed: int = 0,
-    data_root: str = "",
-    weights: str = "",
-    checkpoint: str | Path = "",
-    progress: bool = True,
-    **overrides: int | float | str | bool,
+    data_root: str | None = None,
+    weights: str | None = None,
+    **options: int | float | str | bool | Path,
 ) -> Result:
-    """Train one variant from stage 1 on, embed query and gallery of the target, and evaluate.
+    """Train one variant from stage 1 on, embed query and gallery of the target, and evaluate; arguments and errors are
+    those of `driver.open_run`.
 
-    Arguments, result and errors are those of `supervised.run_supervised`. In `objects` are also source (images of the
-    reference persons) and memory (`Memory`, None in the control). The metrics hold too, of the first and of the last
-    epoch that mined, `precision_*`, the share of positive pairs that are of one person, and `precision_nearest_*`, the
-    same of all mined pairs, whatever their multilabels. `mAP_mar` is in the convention of the released code, which
-    counts too much (D3.5); `mAP` is the usual one.
+    Returns:
+        The result. Its metrics hold too, of the first and of the last epoch that mined, `precision_*`, the share of
+        positive pairs that are of one person, and `precision_nearest_*`, the same of all mined pairs, whatever their
+        multilabels. `mAP_mar` is in the convention of the released code, which counts too much (D3.5); `mAP` is the
+        usual one. In `objects` are data (of the target), source (images of the reference persons), model, memory
+        (`Memory`, None in the control), history, query and gallery (embeddings) and ranking.
     """
-    paths = {name: path for name, path in (("data_root", data_root), ("weights", weights)) if path}
-    params = runs.settings(NOTEBOOK, preset, VARIANTS, variant, {"seed": seed, **paths, **overrides})
-    start = time.perf_counter()
-    data, source = load_data(params, progress=progress), everybody(params, progress=progress)
-    model = stage_one(params, source, progress=progress)
-    runs.seed(seed)
-    batches, memory = stream(params, source, params["source_batch"], seed=2 * seed), None
-    if params["target"]:
-        batches = Streams(batches, stream(params, data.train, params["target_batch"], seed=2 * seed + 1, steps=0))
-        memory = Memory(params, len(data.train), len(model.head.agents)).to(model.head.agents.device)
-        memory.initialise(model, data.train, precision=params["precision"], progress=progress)
-    folder = Path(checkpoint or checkpoint_folder(NOTEBOOK, variant, params))
-    state = {} if memory is None else {"memory": memory}
-    history = train(params, model, batches, build_step(params, memory), folder, state=state, progress=progress)
-    query, gallery = (embed(model, part, precision=params["precision"], progress=progress) for part in data[2:])
-    ranking, metrics = measure(query, gallery)
-    if not checkpoint:
-        shutil.rmtree(folder, ignore_errors=True)
-    seconds, peak = round(time.perf_counter() - start, 2), runs.peak_memory()
-    per_query = {"pid": query.pids.cpu()[ranking.valid].tolist(), "ap": ranking.ap.tolist()}
-    objects = {"data": data, "source": source, "model": model, "memory": memory, "history": history}
-    objects |= {"query": query, "gallery": gallery, "ranking": ranking}
-    metrics |= precision(history)
-    return Result(NOTEBOOK, preset, variant, seed, params, metrics, seconds, peak, per_query=per_query, objects=objects)
+    start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
+    with open_run("soft_multilabel", Parameters, VARIANTS, variant, **start, **options) as run:
+        params = run.params
+        data = load_data(params, progress=run.progress)
+        source = everybody(params, progress=run.progress)
+        model = stage_one(params, source, progress=run.progress)
+        runs.seed(params.seed)  # stage 1 is the same for all seeds
+        batches = build_batches(params, source, params.source_batch, seed=2 * params.seed, steps=params.steps_per_epoch)
+        memory = None
+        if params.target:
+            strangers = build_batches(params, data.train, params.target_batch, seed=2 * params.seed + 1)
+            batches = JoinedBatches(batches, strangers)
+            memory = Memory(params, len(data.train), len(model.head.agents)).to(device())
+            memory.initialise(model, data.train, **run.embedding)
+        history = fit(
+            model,
+            batches,
+            build_step(params, memory),
+            epochs=params.epochs,
+            optimizers=build_optimizer(params, model),
+            schedules=build_schedule(params),
+            state={} if memory is None else {"memory": memory},
+            **run.fitting,
+        )
+        query, gallery = (embed(model, part, **run.embedding) for part in (data.query, data.gallery))
+        ranking, metrics = measure(query, gallery)
+        metrics |= precision_of_mining(history)
+        objects = {"data": data, "source": source, "model": model, "memory": memory, "history": history}
+        return run.result(metrics, query=query, ranking=ranking, gallery=gallery, **objects)
 
 
-def everybody(params: Mapping[str, Any], *, progress: bool = True) -> Images:
+def everybody(params: Parameters, *, progress: bool = True) -> Images:
     """All images of the named people of the source, whichever part they are in (D3.6); nobody of them is searched."""
-    city = {"preset": params["source_preset"], "city_seed": params["source_seed"]}
-    split = open_split(params["source_dataset"], data_root=params["data_root"], **city, progress=progress)
+    split = open_split(
+        params.source_dataset,
+        data_root=params.data_root,
+        preset=params.source_preset,
+        city_seed=params.source_seed,
+        progress=progress,
+    )
     records = [record for part in (split.train, split.query, split.gallery) for record in part if record.pid > 0]
-    return load(records, (params["height"], params["width"]), progress=progress)
+    return load(records, (params.height, params.width), progress=progress)
 
 
-def stage_one(params: Mapping[str, Any], source: Images, *, progress: bool = True) -> ReID:
+def stage_one(params: Parameters, source: Images, *, progress: bool = True) -> ReID:
     """The network and the agents that every variant and seed starts from, by the parameter `stage_one`.
 
     "file": both of `weights`, of a source of just these people; "means": the network of `weights`, and as each agent
     the mean embedding of its person; "train": learnt here from `weights` or from scratch, and kept under `runs`.
 
     Raises:
-        ValueError: another way; weights that do not fit; no weights where there must be some.
+        ValueError: weights that do not fit; no weights where there must be some.
     """
-    way = runs.choose("stage_one", params["stage_one"], {name: name for name in ("file", "means", "train")})
-    if way != "train" and not params["weights"]:
+    way = params.stage_one
+    if way != "train" and not params.weights:
         raise ValueError(f'weights is empty, and stage_one is "{way}"; name a file, or set stage_one to "train".')
     runs.seed(0)
     labels, people = identity_labels(source.pids)
-    model = build_model({**params, "neck": "agents", "weights": "" if way == "file" else params["weights"]}, people)
-    if way == "file":
-        model.backbone.classifier = model.head.classifier  # a file names the agents as the last layer of its network
-        load_weights(model.backbone, find_weights(params["weights"]))
-        del model.backbone.classifier
-    if way == "means":
-        x = embed(model, source, precision=params["precision"], progress=progress).x
+    backbone = build_backbone(params.but(weights="") if way == "file" else params)
+    model = ReID(backbone, Agents(backbone.dim, people)).to(device())
+    if way == "file":  # it names the agents as the last layer of its network
+        network = nn.ModuleDict({**dict(backbone.named_children()), "classifier": model.head.classifier})
+        load_weights(network, find_weights(params.weights))
+    elif way == "means":
+        x = embed(model, source, precision=params.precision, progress=progress).x
         sums = x.new_zeros(people, x.shape[1]).index_add_(0, labels.to(x.device), x)
         model.head.classifier.weight.data.copy_(F.normalize(sums))
-    if way == "train":
-        made = {name: params[name] for name in STAGE_ONE} | {"lr": params["stage_one_lr"], "seed": 0}
-        folder = checkpoint_folder(NOTEBOOK, "stage_one", made)
-        batches, step = stream(made, source, made["source_batch"], seed=0), functools.partial(agent_step, weight=1.0)
-        train(made | {"epochs": made["stage_one_epochs"]}, model, batches, step, folder, progress=progress)
+    else:
+        train_stage_one(params, model, source, progress=progress)
     return model
 
 
-def train(
-    params: Mapping[str, Any], model: ReID, batches: Any, step: Callable, checkpoint: Path, **options: Any
-) -> History:
-    """`fit` with the epochs, optimizer, schedule and precision of `params`."""
-    options |= {"optimizers": build_optimizer(params, model), "schedules": build_schedule(params)}
-    return fit(
-        model, batches, step, epochs=params["epochs"], checkpoint=checkpoint, precision=params["precision"], **options
+def train_stage_one(params: Parameters, model: ReID, source: Images, *, progress: bool = True) -> None:
+    """Learn to tell the reference persons apart, or take what an equal call has learnt: its checkpoint is kept."""
+    shared = {name: getattr(params, name) for name in STAGE_ONE}
+    alone = Parameters.of(shared | {"epochs": params.stage_one_epochs, "lr": params.stage_one_lr, "seed": 0})
+    fit(
+        model,
+        build_batches(alone, source, alone.source_batch, seed=alone.seed, steps=alone.steps_per_epoch),
+        functools.partial(agent_step, weight=1.0),
+        epochs=alone.epochs,
+        optimizers=build_optimizer(alone, model),
+        schedules=build_schedule(alone),
+        checkpoint=checkpoint_folder("soft_multilabel", "stage_one", alone),
+        precision=alone.precision,
+        progress=progress,
     )
 
 
-def save_stage_one(model: ReID, path: str | Path) -> None:
-    """Write network and agents to a file that `weights` with `stage_one="file"` takes."""
-    tensors = model.backbone.state_dict() | {"classifier.weight": model.head.agents}
-    with files.atomic_path(Path(path)) as part:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part)
-
-
-def stream(params: Mapping[str, Any], images: Images, batch_size: int, *, seed: int, steps: int | None = None):
-    """Augmented batches of images in any order; an epoch is one pass, or `steps_per_epoch`."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def build_batches(params: Parameters, images: Images, batch_size: int, *, seed: int, steps: int = 0) -> Batches | Cycle:
+    """Augmented batches of images in any order; an epoch is `steps` batches, and with 0 one pass."""
     sampler = PlainSampler(len(images), batch_size=batch_size, seed=seed)
-    augment = Augment(pad=params["pad"], erase=params["erase"])
-    batches = Batches(images, identity_labels(images.pids)[0], sampler, augment, seed=seed, device=device)
-    steps = params["steps_per_epoch"] if steps is None else steps
+    augment = Augment(pad=params.pad, erase=params.erase)
+    batches = Batches(images, identity_labels(images.pids)[0], sampler, augment, seed=seed, device=device())
     return Cycle(batches, steps) if steps else batches
 
 
-def build_step(params: Mapping[str, Any], memory: Memory | None) -> Callable:
+def build_step(params: Parameters, memory: Memory | None) -> Callable:
     """`training_step` with what it remembers and the weights that `params` give its terms; without, `agent_step`."""
     if memory is None:
-        return functools.partial(agent_step, weight=params["lambda2"])
+        return functools.partial(agent_step, weight=params.lambda2)
     names = ("lambda1", "lambda2", "beta", "margin", "joint_reading", "mining_from")
-    return functools.partial(training_step, memory=memory, **{name: params[name] for name in names})
+    return functools.partial(training_step, memory=memory, **{name: getattr(params, name) for name in names})
 
 
-def build_optimizer(params: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(params: Parameters, model: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum 0.9, as released, or Adam; batch normalisation keeps its weights."""
-    optimizers = {"sgd": functools.partial(torch.optim.SGD, momentum=0.9), "adam": torch.optim.Adam}
-    make = runs.choose("optimizer", params["optimizer"], optimizers)
     others, vectors = ([p for p in model.parameters() if (p.ndim == 1) == flat] for flat in (False, True))
-    groups = [{"params": others, "weight_decay": params["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
-    return make(groups, lr=params["lr"])
+    groups = [{"params": others, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=params.lr, momentum=0.9)
+    return torch.optim.Adam(groups, lr=params.lr)
 
 
-def build_schedule(params: Mapping[str, Any]) -> Schedule:
+def build_schedule(params: Parameters) -> Schedule:
     """ "steps", a tenth after 5/8 and after 7/8 of the epochs, as released, or "cosine"."""
-    drops = [int(params["epochs"] / 8 * share) for share in (5, 7)]
-    schedules = {"steps": warmup_steps(milestones=drops, warmup=0), "cosine": warmup_cosine(params["epochs"])}
-    return runs.choose("schedule", params["schedule"], schedules)
+    if params.schedule == "cosine":
+        return warmup_cosine(params.epochs)
+    return warmup_steps(milestones=[int(params.epochs / 8 * share) for share in (5, 7)], warmup=0)
 
 
-def precision(history: History) -> dict[str, float]:
+def precision_of_mining(history: History) -> dict[str, float]:
     """Which share of the pairs is of one person, in the first and in the last epoch that mined."""
     rows = [row for row in history.rows if "discriminative" in row]
     found = {}

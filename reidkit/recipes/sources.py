@@ -1,14 +1,15 @@
 """Where the images of a run come from: a city drawn on demand, or the reader's own copy of a real archive."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from reidkit import runs
 from reidkit.data.images import Images, load
 from reidkit.data.layouts import cuhk03, dukemtmc, market1501, msmt17, viper
 from reidkit.data.records import Split
+from reidkit.parameters import choose
+from reidkit.recipes.driver import Parameters
 from reidkit.world.city import build_city
 
 CITIES = {  # drawn: the city of `build_city`, and the reader of its layout
@@ -32,7 +33,7 @@ ARCHIVES = {  # reader, and names of its folder: the first that is there is read
 }
 
 
-REFERENCE = Path("data/weights/reference.safetensors")  # made by tools/reference.py
+REFERENCE = runs.PACKAGE / "weights" / "reference.safetensors"  # made by tools/reference.py
 
 
 class Data(NamedTuple):
@@ -59,7 +60,8 @@ def open_split(
         dataset: a city ("market", "duke", "auxiliary"; "viper_city", "cuhk03_city", "cuhk03_np_city" with the layouts
             and protocols of those archives) or a real archive ("market1501", "dukemtmc", "cuhk03", by its classic
             protocol, "cuhk03_np", by the new one, "viper", "msmt17").
-        data_root: the folder that holds all archives, and `cities`; by default `data` beside the package.
+        data_root: the folder that holds all archives, and `cities`; by default `data` in the clone, or
+            in the working directory where there is none.
         preset: size of the city: "quick", "tiny" or "world".
         city_seed: another seed draws other people, cameras and walks.
         knobs: what is harder or easier than in the default world, as in "light=2,occluders=0" (`world.cameras.Knobs`).
@@ -74,7 +76,7 @@ def open_split(
         name = f"{city}-{preset}-{city_seed}" + (f"-{knobs.replace(' ', '')}" if knobs else "")
         plan = {"city": city, "preset": preset, "seed": city_seed, "knobs": _turned(knobs)}
         return read(build_city(root / "cities" / name, **plan, progress=progress))
-    read, names = runs.choose("dataset", dataset, CITIES | ARCHIVES)
+    read, names = choose("dataset", dataset, CITIES | ARCHIVES)
     return read(next((root / name for name in names if (root / name).is_dir()), root / names[-1]))
 
 
@@ -87,25 +89,25 @@ def _turned(knobs: str) -> dict[str, float]:
         raise ValueError(f"knobs are written as light=2,occluders=0, not {knobs!r}.") from None
 
 
-def load_data(params: Mapping[str, Any], *, progress: bool = True) -> Data:
+def load_data(params: Parameters, *, progress: bool = True) -> Data:
     """Open the data set that `params` name and decode it at their height and width."""
     split = open_split(
-        params["dataset"],
-        data_root=params["data_root"],
-        preset=params["city_preset"],
-        city_seed=params["city_seed"],
-        knobs=params.get("knobs", ""),
+        params.dataset,
+        data_root=params.data_root,
+        preset=params.city_preset,
+        city_seed=params.city_seed,
+        knobs=params.knobs,
         progress=progress,
     )
-    size = (params["height"], params["width"])
+    size = (params.height, params.width)
     return Data(split, *(load(part, size, progress=progress) for part in (split.train, split.query, split.gallery)))
 
 
 def find_weights(name: str) -> Path:
-    """Where the weights `name` are: "reference" is the file that comes with the project, a relative path counts from
-    its folder.
+    """Where the weights `name` are: "reference" is the file that comes with the package, a relative path counts from
+    the project's folder.
 
     >>> find_weights("reference").name
     'reference.safetensors'
     """
-    return runs.ROOT / (REFERENCE if name == "reference" else Path(name).expanduser())
+    return REFERENCE if name == "reference" else runs.ROOT / Path(name).expanduser()

@@ -3,7 +3,6 @@
 Source: "Sparse label smoothing for semi-supervised person re-identification" (SLSR), Tables 1 and 3 to 7.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -23,26 +22,26 @@ from reidkit.models.heads import ReID
 from reidkit.progress import note
 from reidkit.recipes.extra_images import resize
 from reidkit.recipes.generators import Trained, sample
-from reidkit.recipes.ranking import rerank
 from reidkit.recipes.sources import Data
+from reidkit.recipes.supervised import rerank
 
 
-class Space(NamedTuple):
-    """Where training images are cut into clusters.
+class Clustering(NamedTuple):
+    """Training images, cut into clusters.
 
     Attributes:
-        model: the first network.
-        features: (n, d) of all training images, as they leave it, on the CPU.
-        clusters: (n,) numbers from 0.
+        clusters: (n,) of each image, numbers from 0.
         membership: (k, C), whether an identity has images in a cluster.
-        generators: of each cluster; empty where no image is drawn.
-        metrics: what `judge` says about them.
+        model: the first network; None where all images are one cluster, which needs none.
+        features: (n, d) of all training images, as they leave it, on the CPU.
+        generators: one for each cluster; empty where no image is generated.
+        metrics: what is measured on them.
     """
 
-    model: ReID
-    features: Float[Tensor, "n d"]
     clusters: Int64[Tensor, " n"]
     membership: Bool[Tensor, "k c"]
+    model: ReID | None
+    features: Float[Tensor, "n d"] | None
     generators: list[Trained]
     metrics: dict[str, float]
 
@@ -55,29 +54,29 @@ def features_of(model: ReID, pixels: Tensor, *, batch_size: int = 256) -> Float[
     return torch.cat([model(normalise(part.to(device))).feature.cpu() for part in pixels.split(batch_size)])
 
 
-def judge(params: Mapping[str, Any], images: Images, space: Space) -> dict[str, float]:
-    """How large clusters are, how many identities they hold, and how their drawn images compare with real ones.
+def measure_clusters(clustering: Clustering, images: Images, *, seed: int) -> dict[str, float]:
+    """How large clusters are, how many identities they hold, and how their generated images compare with real ones.
 
     Returns:
         For each cluster k: `images_k`; `members_k`, the share of all identities; and in the features of the first
-        network, between half of its images and as many drawn ones, `frechet_k` (`floor_k` between the two halves),
+        network, between half of its images and as many generated ones, `frechet_k` (`floor_k` between the two halves),
         `spread_k` and `nearest_k`. A line names the generator that has collapsed.
     """
     found = {}
-    for k, members in enumerate(space.membership.double().mean(1).tolist()):
-        mine = (space.clusters == k).nonzero()[:, 0]
+    for k, members in enumerate(clustering.membership.double().mean(1).tolist()):
+        mine = (clustering.clusters == k).nonzero()[:, 0]
         found |= {f"members_{k}": members, f"images_{k}": len(mine)}
-        if space.generators and len(mine) > 3:
+        if clustering.generators and len(mine) > 3:
             order = torch.randperm(len(mine), generator=epoch_generator(0, 0))
-            real, other = space.features[mine[order]].tensor_split(2)
-            pixels = sample(space.generators[k].model["generator"], len(other), seed=params["seed"])
-            drawn = features_of(space.model, resize(pixels, images.pixels.shape[2:]))
-            found |= {f"frechet_{k}": generation.frechet_distance(real, drawn)}
+            real, other = clustering.features[mine[order]].tensor_split(2)
+            pixels = sample(clustering.generators[k].model["generator"], len(other), seed=seed)
+            generated = features_of(clustering.model, resize(pixels, images.pixels.shape[2:]))
+            found |= {f"frechet_{k}": generation.frechet_distance(real, generated)}
             found |= {f"floor_{k}": generation.frechet_distance(real, other)}
-            spread, nearest = generation.spread_ratio(real, drawn), generation.nearest_ratio(real, drawn)
+            spread, nearest = generation.spread_ratio(real, generated), generation.nearest_ratio(real, generated)
             found |= {f"spread_{k}": spread, f"nearest_{k}": nearest}
             if spread < generation.COLLAPSED_SPREAD or nearest < generation.COLLAPSED_NEAREST:
-                note(f"cluster {k}: the generator draws a few images over and over; try another gan_lr or gan_epochs.")
+                note(f"cluster {k}: the generator repeats a few images; try another gan_lr or gan_epochs.")
     return found
 
 
@@ -93,17 +92,25 @@ def separation(features: Float[Tensor, "n d"], ks: tuple[int, ...] = (2, 3, 4, 5
 
 
 def by_protocol(
-    params: Mapping[str, Any], data: Data, model: ReID, query: Embeddings, gallery: Embeddings, options: Mapping
+    protocol: str, data: Data, model: ReID, query: Embeddings, gallery: Embeddings, **embedding: Any
 ) -> dict[str, float]:
-    """What the data set's own tables hold beside single queries over the whole gallery."""
+    """What the data set's own tables hold beside single queries over the whole gallery.
+
+    Args:
+        protocol: "market", "cuhk03" or "viper".
+        data: of the test.
+        model: what queries and gallery are embedded by.
+        query, gallery: embeddings.
+        embedding: options of `embed`, for images of averaged queries.
+    """
     found = rerank(query, gallery)
     if data.split.multi_query:
-        boxes = embed(model, load(data.split.multi_query, data.query.pixels.shape[2:]), **options)
+        boxes = embed(model, load(data.split.multi_query, data.query.pixels.shape[2:]), **embedding)
         averages = multi_query(boxes.x, boxes.pids, boxes.camids, query.pids, query.camids)
         sides = (query.pids, query.camids, gallery.pids, gallery.camids)
         found |= _named(evaluate(averages, gallery.x, *sides), "multi")
         found |= {"mAP_multi_trapezoid": float(evaluate(averages, gallery.x, *sides, ap="trapezoid").mAP)}
-    if params["protocol"] == "cuhk03":
+    if protocol == "cuhk03":
         ids = (query.pids, query.camids, gallery.pids, gallery.camids)
         single = single_gallery_shot(squared_euclidean(query.x, gallery.x), *ids)
         again = single_gallery_shot(k_reciprocal_rerank(query.x, gallery.x), *ids)

@@ -1,6 +1,6 @@
 """How each archive is laid out: who is seen how often under which camera, how files are called, what else is there.
 
-An `Archive` is that knowledge as data and two functions. Nothing in here draws.
+An `Archive` is that knowledge as data and two functions. Nothing in here renders.
 """
 
 import io
@@ -15,7 +15,7 @@ from reidkit import files
 from reidkit.world.cameras import Cameras, Knobs, observe
 from reidkit.world.chance import Dice
 
-DISTRACTOR, JUNK = 100_000, 200_000  # keys of people who are nobody: distractors (pid 0) and junk (pid -1) on disk
+FIRST_DISTRACTOR, FIRST_JUNK = 100_000, 200_000  # keys from here on are people with pid 0, or with pid -1, on disk
 HAND_DRAWN = 50  # number of the first hand-drawn box of a passage of Market-1501
 CUHK03_PAIRS = (843, 440, 77, 58, 49)  # identities under each pair of cameras
 CUHK03_NEW_TEST, CUHK03_OLD_TEST = 700, 100  # test identities of the new protocol, and of a set of the old one
@@ -23,8 +23,8 @@ VIEWS, SHOTS = 2, 5  # of CUHK03: views of an identity, and the most images of a
 
 
 @dataclass(frozen=True)
-class Row:
-    """One image to draw."""
+class ImageSpec:
+    """One image to render."""
 
     file: str  # path in the archive
     pid: int  # as in the file's name
@@ -38,7 +38,7 @@ class Row:
         return self.file.rpartition("/")[0]
 
 
-def _nothing_else(workshop: Path, rows: list[Row], seed: int) -> None:
+def _nothing_else(workshop: Path, rows: list[ImageSpec], seed: int) -> None:
     pass
 
 
@@ -49,11 +49,11 @@ class Archive:
     Its functions take the city's seed; `roster` takes the number of identities, the cameras and the knobs as well.
     """
 
-    roster: Callable[[int, int, Cameras, Knobs], list[Row]]
+    roster: Callable[[int, int, Cameras, Knobs], list[ImageSpec]]
     most: int = 10**5  # identities; the archive that it imitates has no more
     tallest: int = 256  # pixels
     aspect: float = 0.5  # width against height
-    finish: Callable[[Path, list[Row], int], None] = _nothing_else  # run when all images are there
+    finish: Callable[[Path, list[ImageSpec], int], None] = _nothing_else  # run when all images are there
     needs: str = ""  # a library of the extra [mat] that `finish` imports
 
 
@@ -80,7 +80,7 @@ def _market_file(seed: int, folder: str, pid: int, key: int, camid: int, shot: i
         int(dice.uniform("frame") * 90_000) + 25 * (shot % HAND_DRAWN),
     )
     if pid <= 0:
-        frame = key % DISTRACTOR  # one name for each
+        frame = key % FIRST_DISTRACTOR  # one name for each
     name = f"{pid:04d}" if pid >= 0 else "-1"
     box = 0 if shot >= HAND_DRAWN else shot + 1
     return f"{folder}/{name}_c{camid + 1}s{sequence}_{frame:06d}_{box:02d}.jpg"
@@ -94,13 +94,13 @@ def _passages(seed: int, key: int, count: int) -> list[tuple[int, int]]:
     return [(camid, int(boxes[camid])) for camid in sorted(np.argsort(dice.uniform("passes"))[:visits].tolist())]
 
 
-def _market(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[Row]:
+def _market(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[ImageSpec]:
     """Even numbers are training identities, odd ones are for testing."""
     rows, n = [], identities // 2
 
     def add(folder: str, pid: int, key: int, camid: int, shot: int) -> None:
         file = _market_file(seed, folder, pid, key, camid, shot)
-        rows.append(Row(file, pid, key, camid, shot, by_hand=shot >= HAND_DRAWN))
+        rows.append(ImageSpec(file, pid, key, camid, shot, by_hand=shot >= HAND_DRAWN))
 
     for key in range(2, 2 * n + 1, 2):
         for camid, boxes in _passages(seed, key, len(cameras)):
@@ -112,7 +112,7 @@ def _market(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[
                 add("bounding_box_test" if shot else "query", key, key, camid, shot)
             for shot in range(2):
                 add("gt_bbox", key, key, camid, HAND_DRAWN + shot)
-    for first, pid, count in ((DISTRACTOR, 0, n), (JUNK, -1, int(0.4 * n))):
+    for first, pid, count in ((FIRST_DISTRACTOR, 0, n), (FIRST_JUNK, -1, int(0.4 * n))):
         keys = first + np.arange(count)
         seen = Dice(seed, keys).uniform("seen by", 0, len(cameras)).astype(int)
         for key, camid in zip(keys.tolist(), seen.tolist(), strict=True):
@@ -121,7 +121,7 @@ def _market(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[
 
 
 # --------------------------------------------------------------------------------------------------------- VIPeR
-def _viper(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[Row]:
+def _viper(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[ImageSpec]:
     """One image a camera, cut out by hand. Numbers begin with 0 and have gaps.
 
     The angle is that of the walker, to the next 45 degrees.
@@ -133,7 +133,7 @@ def _viper(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[R
         yaw = observe(pids, np.asarray(camid), np.asarray(0), cameras, seed=seed, knobs=knobs).yaw.numpy()
         angles = 45 * (np.round(yaw / 45).astype(int) % 8)
         rows += [
-            Row(f"{folder}/{pid:03d}_{angle}.bmp", pid, pid, camid, 0, by_hand=True)
+            ImageSpec(f"{folder}/{pid:03d}_{angle}.bmp", pid, pid, camid, 0, by_hand=True)
             for pid, angle in zip(pids.tolist(), angles.tolist(), strict=True)
         ]
     return rows
@@ -157,7 +157,7 @@ def _cuhk03_boxes(seed: int, pids: np.ndarray) -> dict[str, np.ndarray]:
     return {"detected": by_hand & ~missed, "labeled": by_hand}
 
 
-def _cuhk03(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[Row]:
+def _cuhk03(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[ImageSpec]:
     """The images of the new-protocol folders, which are all there are: each view shows a passage, boxed twice.
 
     Names are `<pid>_c<view>_<column of the .mat>`. The cameras of pair p are 2 p and 2 p + 1, from 0. Test identities
@@ -181,11 +181,11 @@ def _cuhk03(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[
             )
             name = f"{pid:04d}_c{view + 1}_{SHOTS * view + shot + 1:02d}.png"
             camid = VIEWS * int(pairs[i]) + view
-            rows.append(Row(f"cuhk03-np/{kind}/{part}/{name}", pid, pid, camid, shot, kind == "labeled"))
+            rows.append(ImageSpec(f"cuhk03-np/{kind}/{part}/{name}", pid, pid, camid, shot, kind == "labeled"))
     return rows
 
 
-def _cuhk03_release(workshop: Path, rows: list[Row], seed: int) -> None:
+def _cuhk03_release(workshop: Path, rows: list[ImageSpec], seed: int) -> None:
     """Write `cuhk03_release/cuhk-03.mat` from the images: MATLAB 7.3, which is HDF5 behind a header of 512 bytes.
 
     MATLAB counts columns first, so every array is transposed. A cell is an array of references into `#refs#`.
@@ -224,7 +224,7 @@ def _cuhk03_release(workshop: Path, rows: list[Row], seed: int) -> None:
             handle.write(text.ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
-def _cuhk03_test_sets(rows: list[Row], place: dict[int, tuple[int, int]], seed: int) -> list[np.ndarray]:
+def _cuhk03_test_sets(rows: list[ImageSpec], place: dict[int, tuple[int, int]], seed: int) -> list[np.ndarray]:
     """The 20 test sets of the old protocol, (2, n): pair and person, from 1. The detector found each in both views."""
     detected = [{row.pid for row in rows if not row.by_hand and row.camid % VIEWS == view} for view in range(VIEWS)]
     able = np.array(sorted(detected[0] & detected[1]))

@@ -1,12 +1,11 @@
-"""Cities: people x cameras, drawn and written to disk in the layout of a real archive.
+"""Cities: people x cameras, rendered and written to disk in the layout of a real archive.
 
-A city is drawn beside its final folder and moved there when it is whole, so a reader never meets half a city. A build
-that was killed goes on where it stopped and ends with the same files; a finished city is known by its manifest.
+A city is rendered beside its final folder and moved there when it is complete, so a reader never meets half a city. A
+build that was killed goes on where it stopped and ends with the same files; a finished city has a manifest.
 """
 
 import csv
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import io
@@ -23,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidkit import files, progress
+from reidkit import code, files, progress
 from reidkit.world import archives, scenes
-from reidkit.world.archives import DISTRACTOR, JUNK, Archive, Row
+from reidkit.world.archives import FIRST_DISTRACTOR, FIRST_JUNK, Archive, ImageSpec
 from reidkit.world.cameras import Cameras, Knobs, Place, Pose, install, observe
 from reidkit.world.chance import Dice
 from reidkit.world.render import render
 from reidkit.world.wardrobe import Person, dress
 
-CHUNK = {"cpu": 2**18, "cuda": 2**22}  # pixels drawn at once
+CHUNK = {"cpu": 2**18, "cuda": 2**22}  # pixels rendered at once
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,14 @@ class City:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a preset draws a city."""
+    """How large a city of a preset is."""
 
     identities: int  # of training, and as many others of testing
     height: int  # pixels, unless the archive's images are smaller
     supersampling: float
 
 
-CITIES = {
+CITY_SPECS = {
     "market": City(6, "summer", Place((2.4, 4.6), 1.0, (0.25, 0.90), (1.0, 1.0, 1.0), 0.0, 0.0, (0.0, 0.04))),
     "duke": City(8, "winter", Place((3.2, 6.2), 1.15, (0.05, 0.40), (1.06, 0.98, 0.86), -0.10, -0.06, (0.01, 0.05))),
     "auxiliary": City(
@@ -86,25 +85,25 @@ class Plan:
     knobs: Knobs = field(default_factory=Knobs)
 
     def __post_init__(self) -> None:
-        for what, value, known in (("city", self.city, CITIES), ("preset", self.preset, SIZES)):
+        for what, value, known in (("city", self.city, CITY_SPECS), ("preset", self.preset, SIZES)):
             if value not in known:
                 raise ValueError(f"There is no {what} {value!r}; choose one of {', '.join(known)}.")
 
     @property
     def key(self) -> int:
         """The seed of everything in it; two cities of one seed share nobody."""
-        return 1000 * self.seed + list(CITIES).index(self.city)
+        return 1000 * self.seed + list(CITY_SPECS).index(self.city)
 
     @property
     def size(self) -> tuple[int, int]:
-        archive = CITIES[self.city].archive
+        archive = CITY_SPECS[self.city].archive
         height = min(SIZES[self.preset].height, archive.tallest)
         return height, int(height * archive.aspect)
 
     @property
     def everybody(self) -> int:
         """Identities of training and testing together."""
-        city = CITIES[self.city]
+        city = CITY_SPECS[self.city]
         return min(2 * int(SIZES[self.preset].identities * city.identities), city.archive.most)
 
     @property
@@ -113,14 +112,8 @@ class Plan:
         return self.everybody // 2
 
     def describe(self) -> dict:
-        """The manifest's first part: the plan, and the code that draws it."""
-        return dataclasses.asdict(self) | {"code": _code()}
-
-
-@functools.cache
-def _code() -> str:
-    """A hash of what the world's source does, without its comments: another renderer draws another city."""
-    return files.source_digest(Path(__file__).parent.glob("*.py"))
+        """The manifest's first part: the plan, and the code that renders it."""
+        return dataclasses.asdict(self) | {"code": code.digest("reidkit.world.city")}
 
 
 def people(plan: Plan, keys: np.ndarray) -> Person:
@@ -130,7 +123,7 @@ def people(plan: Plan, keys: np.ndarray) -> Person:
     torch.Size([2])
     """
     families = max(4, int(0.24 * plan.identities))
-    season = CITIES[plan.city].season
+    season = CITY_SPECS[plan.city].season
     return dress(keys, seed=plan.key, season=season, look_alikes=plan.knobs.look_alikes, families=families)
 
 
@@ -142,25 +135,25 @@ def network(plan: Plan) -> Cameras:
 
 
 def _installed(plan: Plan) -> dict[str, np.ndarray]:
-    city = CITIES[plan.city]
+    city = CITY_SPECS[plan.city]
     return install(city.cameras, city.place, seed=plan.key, knobs=plan.knobs)
 
 
-def roster(plan: Plan) -> list[Row]:
+def roster(plan: Plan) -> list[ImageSpec]:
     """All images of a city, as its archive names them."""
-    city = CITIES[plan.city]
+    city = CITY_SPECS[plan.city]
     unpainted = Cameras.from_arrays(**_installed(plan), scene=np.zeros((city.cameras, 1, 1, 1)))
     return city.archive.roster(plan.key, plan.everybody, unpainted, plan.knobs)
 
 
-def moments(plan: Plan, rows: list[Row], cameras: Cameras) -> Pose:
+def moments(plan: Plan, rows: list[ImageSpec], cameras: Cameras) -> Pose:
     """The factors of images. Hand-drawn boxes fit; boxes of distractors and junk often fail."""
     keys, camids, shots, by_hand = (
         np.array([getattr(row, name) for row in rows]) for name in ("key", "camid", "shot", "by_hand")
     )
     pose = observe(keys, camids, shots, cameras, seed=plan.key, knobs=plan.knobs)
     dice = Dice(plan.key, keys)
-    failed = torch.from_numpy((keys >= JUNK) | ((keys >= DISTRACTOR) & dice.coin("failed", 0.5)))
+    failed = torch.from_numpy((keys >= FIRST_JUNK) | ((keys >= FIRST_DISTRACTOR) & dice.coin("failed", 0.5)))
     side = np.where(dice.coin("failed side", 0.5), -0.45, 0.45)
     drawn = {
         "box_x": dice.uniform("failed x", -0.18, 0.18),
@@ -175,8 +168,8 @@ def moments(plan: Plan, rows: list[Row], cameras: Cameras) -> Pose:
     return pose.replace(**changed)
 
 
-def draw_rows(plan: Plan, rows: list[Row], cameras: Cameras, device: str = "cpu") -> tuple[Tensor, Person, Pose]:
-    """Draw some images of a city: (n, 3, h, w) uint8 on the CPU, and their factors."""
+def draw_rows(plan: Plan, rows: list[ImageSpec], cameras: Cameras, device: str = "cpu") -> tuple[Tensor, Person, Pose]:
+    """Render some images of a city: (n, 3, h, w) uint8 on the CPU, and their factors."""
     person = people(plan, np.array([row.key for row in rows]))
     pose = moments(plan, rows, cameras)
     second = people(plan, pose.companion_pid.numpy())
@@ -203,7 +196,7 @@ def build_city(
     device: str = "cpu",
     knobs: Knobs | dict | None = None,
 ) -> Path:
-    """Draw a city into the folder `out`, in the layout of a real archive; do nothing if it is there already.
+    """Render a city into the folder `out`, in the layout of a real archive; do nothing if it is there already.
 
     Args:
         out: the folder of the archive: it gets the archive's own folders, the factors of each image (factors.csv) and
@@ -218,7 +211,7 @@ def build_city(
             has at most 632 identities, at 64x24 or 128x48, and cuhk03 at most 1467.
         seed: another seed is another city with other people.
         progress: show a bar if a person watches.
-        workers: processes; 0 takes one a core.
+        workers: processes; 0 takes one per core.
         device: "cpu", or "cuda": thousands of images a second, but pixels may differ by a grey level from the CPU's.
         knobs: what is hard, as `Knobs` or as a dict of its fields.
 
@@ -230,7 +223,7 @@ def build_city(
             something that is not such a city.
     """
     plan = Plan(city, preset, seed, _knobs(knobs))
-    needs = CITIES[city].archive.needs
+    needs = CITY_SPECS[city].archive.needs
     if needs and importlib.util.find_spec(needs) is None:
         raise ValueError(f"The city {city} is written with {needs}; install it: pip install 'reidkit[mat]'.")
     out = Path(out).absolute()
@@ -271,9 +264,9 @@ def _finished(out: Path, plan: Plan) -> bool:
 
 
 def _draw_all(
-    plan: Plan, rows: list[Row], cameras: Cameras, workshop: Path, workers: int, device: str, show: bool
+    plan: Plan, rows: list[ImageSpec], cameras: Cameras, workshop: Path, workers: int, device: str, show: bool
 ) -> None:
-    """Draw the missing images in several processes; this one is the first of them."""
+    """Render the missing images in several processes; this one is the first of them."""
     folders = {row.folder for row in rows}
     for folder in folders:
         (workshop / folder).mkdir(parents=True, exist_ok=True)
@@ -318,9 +311,9 @@ def _drawn(workshop: Path, folders: set[str]) -> set[str]:
 
 
 def _draw_share(
-    plan: Plan, rows: list[Row], cameras: Cameras, workshop: Path, share: int, workers: int, device: str
+    plan: Plan, rows: list[ImageSpec], cameras: Cameras, workshop: Path, share: int, workers: int, device: str
 ) -> Iterator[None]:
-    """Draw every `workers`-th chunk of the missing images, and yield after each."""
+    """Render every `workers`-th chunk of the missing images, and yield after each."""
     size = max(1, CHUNK[device.split(":")[0]] // (plan.size[0] * plan.size[1]))
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)][share::workers]
     done = _drawn(workshop, {row.folder for row in rows})
@@ -337,14 +330,14 @@ def _draw_share(
         yield
 
 
-def _write_tables(plan: Plan, rows: list[Row], cameras: Cameras, workshop: Path, device: str) -> None:
+def _write_tables(plan: Plan, rows: list[ImageSpec], cameras: Cameras, workshop: Path, device: str) -> None:
     """What lies beside the images: the ground truth, every factor of every image and camera; last the manifest.
 
     Scraps of killed processes go.
     """
     for scrap in workshop.rglob(".*"):
         scrap.unlink()
-    CITIES[plan.city].archive.finish(workshop, rows, plan.key)
+    CITY_SPECS[plan.city].archive.finish(workshop, rows, plan.key)
     person, pose = people(plan, np.array([row.key for row in rows])), moments(plan, rows, cameras)
     table = {"file": np.array([row.file for row in rows]), "pid": np.array([row.pid for row in rows])}
     _write_csv(workshop / "factors.csv", table | pose.columns() | person.columns())

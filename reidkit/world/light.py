@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidkit.world.anatomy import Fabric, Slot
+from reidkit.world.body import Fabric, Slot
 from reidkit.world.cameras import Pose
 from reidkit.world.rays import View
 from reidkit.world.textures import Hits

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reidkit.world.anatomy import Parts
+from reidkit.world.body import Parts
 from reidkit.world.cameras import Pose
 from reidkit.world.factors import Factors
 

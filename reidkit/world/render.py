@@ -1,4 +1,4 @@
-"""Draw people before a camera's scene: bodies, shadows on the ground, companions, things in front, the sensor."""
+"""Render people in a camera's scene: bodies, shadows on the ground, companions, occluders, the sensor."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reidkit.world import light, rays, scenes, sensor
-from reidkit.world.anatomy import Fabric, body
+from reidkit.world.body import Fabric, body
 from reidkit.world.cameras import Cameras, Pose
 from reidkit.world.factors import Factors
 from reidkit.world.textures import Hits, colours
@@ -36,7 +36,7 @@ def render(
     companion: Person | None = None,
     supersampling: float = 1.5,
 ) -> Tensor:
-    """Draw images.
+    """Render images.
 
     Args:
         person: n identities.
@@ -188,7 +188,7 @@ def _shrink(picture: Tensor, samples: float) -> Tensor:
 
 
 def _background(figure: Figure, pose: Pose, camera: Cameras, size: tuple[int, int]) -> Tensor:
-    """Cut the camera's scene where the walker stands: his distance decides the row of his feet and the scale."""
+    """Cut the camera's scene where the walker stands: the distance gives the row of the feet and the scale."""
     height, width = size
     foot = scenes.HORIZON + scenes.FOCAL * camera.height[pose.camid] / pose.distance
     step = scenes.FOCAL / pose.distance / figure.scale  # scene pixels a picture pixel
@@ -234,7 +234,7 @@ def _grounded(ground: Tensor, figure: Figure, pose: Pose) -> Tensor:
 def _accompanied(
     picture: Tensor, figure: Figure, companion: Person, pose: Pose, camera: Cameras, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Put companions behind the walker (into the ground picture) or before him (onto his figure)."""
+    """Put companions behind the walker (into the ground picture) or in front (onto the figure)."""
     rows = pose.companion.nonzero()[:, 0]
     mine = pose[rows]
     way = mine.replace(phase=mine.phase + 120, yaw=mine.yaw + mine.companion_yaw)

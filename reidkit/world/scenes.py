@@ -1,4 +1,4 @@
-"""What stands behind the walkers and in front of them: one painted scene a camera, and things on the way."""
+"""Backgrounds and occluders: one painted scene per camera, and things between camera and walker."""
 
 import numpy as np
 import torch

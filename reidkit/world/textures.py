@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reidkit.world.anatomy import Fabric, Slot
+from reidkit.world.body import Fabric, Slot
 from reidkit.world.factors import Factors
 from reidkit.world.wardrobe import Bag, Logo, LowerPattern, Pattern, Person, Upper
 

@@ -52,7 +52,7 @@ def market(tmp_path):
 
 def diagnose(root) -> list[str]:
     """The problems as lines `severity: text`, each of them one line, with paths shortened to the folder's name."""
-    report = examine(root, progress=False)
+    report = examine(root)
     lines = [f"{severity}: {text}" for severity, text in report.problems]
     assert all("\n" not in line and line.endswith(".") for line in lines)
     assert all(str(problem) in str(report).splitlines() for problem in report.problems)
@@ -115,7 +115,7 @@ def test_a_city_is_compared_with_its_manifest(market):
     assert (report.layout, report.exit_code, report.problems) == ("city", 0, ())
     assert set(report.complete) == set(report.counts)
     next((market / "query").glob("0*")).unlink()
-    said = f"query: not as many images as were drawn; delete {market.name} and draw it again."
+    said = f"query: not as many images as were rendered; delete {market.name} and build it again."
     assert diagnose(market) == [f"warning: {said}"]
 
 
@@ -352,7 +352,7 @@ def test_a_table_whose_images_are_gone_gets_its_line(tmp_path):
 def test_images_without_cameras_are_noted(tmp_path):
     root = miniatures.folders(tmp_path / "own", cameras=False)
     assert diagnose(root) == [
-        "note: each image counts as taken by a camera of its own; tell cameras by c1, c2 … in file names or by camid."
+        "note: each image counts as taken by a camera of its own; name cameras by c1, c2 … in file names or by camid."
     ]
 
 

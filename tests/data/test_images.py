@@ -69,12 +69,13 @@ def test_load_resizes_as_pillow_does(tmp_path, size):
     assert np.array_equal(load([Record(tmp_path / "a.png", 1, 0)], size).pixels[0].numpy(), expected)
 
 
-def test_a_large_jpeg_decoded_smaller_looks_the_same(tmp_path):
-    smooth_image(1024, 512).save(tmp_path / "a.jpg", quality=95)
+@pytest.mark.parametrize("factor", [4, 8, 16])
+def test_a_large_jpeg_decoded_smaller_looks_the_same(tmp_path, factor):
+    smooth_image(64 * factor, 32 * factor).save(tmp_path / "a.jpg", quality=95)
     with Image.open(tmp_path / "a.jpg") as image:
         expected = np.asarray(image.resize((32, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     got = load([Record(tmp_path / "a.jpg", 1, 0)], (64, 32)).pixels[0].numpy()
-    assert np.abs(got.astype(int) - expected).max() <= 3
+    assert np.abs(got.astype(int) - expected).max() <= 2
 
 
 @pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("CMYK", "a.jpg"), ("RGBA", "a.png"), ("1", "a.bmp")])
@@ -141,10 +142,10 @@ def test_normalise_equals_torchvision():
 # ---- augmentation ----
 
 
-def slow_twin(augment, pixels, chances):
+def slow_twin(augment, pixels, params):
     """Flip, frame, cut with Pillow, then normalise and erase, image by image."""
     out = []
-    for image, flip, down, right, _, box in zip(pixels, *chances, strict=True):
+    for image, flip, down, right, _, box in zip(pixels, *params, strict=True):
         height, width = image.shape[1:]
         pad = round(augment.pad * height / 256)
         pil = ImageOps.mirror(to_pil(image)) if flip else to_pil(image)
@@ -161,19 +162,19 @@ def slow_twin(augment, pixels, chances):
 @pytest.mark.parametrize("augment", [Augment(), Augment(flip=1.0, pad=40, erase=1.0, fill=(0.4, 0.5, -1.0))])
 def test_augment_equals_its_slow_twin_on_both_paths(size, augment):
     pixels = noise(24, *size)
-    chances = augment.draw(24, *size, generator=chance(3))
-    expected = slow_twin(augment, pixels, chances)
+    params = augment.draw(24, *size, generator=chance(3))
+    expected = slow_twin(augment, pixels, params)
     torch.testing.assert_close(augment(pixels, generator=chance(3)), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(augment.apply_on_device(pixels, chances), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(augment.apply_on_device(pixels, params), expected, rtol=0, atol=1e-5)
 
 
 def test_the_rectangular_crop_is_the_same_on_both_paths():
     augment, pixels = Augment(rect_crop=0.7), noise(24, 64, 32)
-    chances = augment.draw(24, 64, 32, generator=chance(1))
-    assert {tuple(box) for box in chances.crop.tolist()} > {(0, 0, 64, 32)}  # some cropped, some not
-    on_cpu, on_device = augment.apply_on_cpu(pixels, chances), augment.apply_on_device(pixels, chances)
+    params = augment.draw(24, 64, 32, generator=chance(1))
+    assert {tuple(box) for box in params.crop.tolist()} > {(0, 0, 64, 32)}  # some cropped, some not
+    on_cpu, on_device = augment.apply_on_cpu(pixels, params), augment.apply_on_device(pixels, params)
     torch.testing.assert_close(on_cpu, on_device, rtol=0, atol=1e-4)
-    unmoved = augment.apply_on_cpu(pixels, chances._replace(crop=torch.tensor([0, 0, 64, 32]).repeat(24, 1)))
+    unmoved = augment.apply_on_cpu(pixels, params._replace(crop=torch.tensor([0, 0, 64, 32]).repeat(24, 1)))
     assert not torch.allclose(on_cpu, unmoved, atol=0.1)
 
 
@@ -199,10 +200,10 @@ def test_the_same_chance_gives_the_same_bits_and_leaves_the_input():
     assert torch.equal(one, two) and not torch.equal(one, other) and torch.equal(pixels, before)
 
 
-@pytest.mark.parametrize(("height", "pad"), [(256, 10), (128, 5), (64, 2), (384, 15)])
+@pytest.mark.parametrize(("height", "pad"), [(256, 10), (128, 5), (96, 4), (64, 2), (384, 15)])
 def test_moves_are_uniform_and_scale_with_height(height, pad):
-    chances = Augment(erase=0.0).draw(4000, height, height // 2, generator=chance())
-    for moves in (chances.down, chances.right):
+    params = Augment(erase=0.0).draw(4000, height, height // 2, generator=chance())
+    for moves in (params.down, params.right):
         counts = torch.bincount(moves + pad)
         assert len(counts) == 2 * pad + 1
         expected = 4000 / len(counts)
@@ -210,10 +211,19 @@ def test_moves_are_uniform_and_scale_with_height(height, pad):
 
 
 def test_probabilities_are_met():
-    chances = Augment(flip=0.2, rect_crop=0.6, erase=0.8).draw(10000, 64, 32, generator=chance())
-    erased, cropped = chances.erase[:, 2] > 0, (chances.crop != torch.tensor([0, 0, 64, 32])).any(1)
-    for event, p in ((chances.flip, 0.2), (erased, 0.8), (cropped, 0.6)):
+    params = Augment(flip=0.2, rect_crop=0.6, erase=0.8).draw(10000, 64, 32, generator=chance())
+    erased, cropped = params.erase[:, 2] > 0, (params.crop != torch.tensor([0, 0, 64, 32])).any(1)
+    for event, p in ((params.flip, 0.2), (erased, 0.8), (cropped, 0.6)):
         assert abs(event.float().mean().item() - p) < 0.02
+
+
+def test_one_chance_says_nothing_about_another():
+    """An image that is mirrored is no more likely to be erased, cropped, or moved down and right."""
+    params = Augment(flip=0.5, rect_crop=0.5, erase=0.5).draw(10000, 64, 32, generator=chance())
+    cropped = (params.crop != torch.tensor([0, 0, 64, 32])).any(1)
+    columns = [params.flip, cropped, params.erase[:, 2] > 0, params.down, params.right]
+    related = torch.corrcoef(torch.stack([column.float() for column in columns]))
+    assert related.fill_diagonal_(0).abs().max() < 0.05  # 5 standard deviations
 
 
 @pytest.mark.parametrize("column", range(4))

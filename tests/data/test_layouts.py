@@ -107,12 +107,6 @@ def test_msmt17_follows_its_lists_and_counts_test_identities_on(msmt_root):
     assert split.num_cams == 15
 
 
-def test_msmt17_can_leave_the_validation_images_out(msmt_root):
-    split = msmt17(msmt_root, include_val=False)
-    assert [r.camid for r in split.train] == list(range(13))
-    assert [r.pid for r in split.query] == [4, 4, 5, 5]  # numbered as with them
-
-
 def test_msmt17_numbers_test_identities_after_1041_at_full_size(tmp_path):
     root = miniatures.msmt17(tmp_path / "MSMT17_V1")
     with (root / "list_train.txt").open("a") as lines:

@@ -73,6 +73,14 @@ def test_another_seed_divides_otherwise():
     assert divide(records, seed=3) == divide(records, seed=3)
 
 
+@pytest.mark.parametrize(
+    ("read", "make"), [(folders, miniatures.folders), (table, lambda root: miniatures.table(root, "path,pid,camid"))]
+)
+def test_a_folder_and_a_table_are_divided_by_their_seed(tmp_path, read, make):
+    path = make(tmp_path)
+    assert len({frozenset(r.pid for r in read(path, seed=seed).train) for seed in range(10)}) > 2
+
+
 # -------------------------------------------------------------------------------------------------------- folders
 def test_a_folder_per_identity(tmp_path):
     split = folders(miniatures.folders(tmp_path / "my.people"))
@@ -92,6 +100,15 @@ def test_identities_called_by_numbers_keep_them(tmp_path):
     assert {r.pid for r in split.train + split.query} == {7, 12}
     assert sorted(r.pid for r in split.gallery if r.pid <= 0) == [-1, -1, 0, 0]
     assert {r.camid for r in split.train} == {0, 1}
+
+
+def test_cameras_are_numbered_in_the_order_of_their_numbers(tmp_path):
+    for camera in ("c2", "c10", "c9"):
+        for shot in "ab":
+            miniatures.picture(tmp_path / "ada" / f"{camera}_{shot}.jpg")
+    split = folders(tmp_path)
+    found = {(r.path.name.split("_")[0], r.camid) for r in split.query + split.gallery}
+    assert found == {("c2", 0), ("c9", 1), ("c10", 2)}
 
 
 def test_parts_that_are_given_are_kept(tmp_path):
@@ -121,7 +138,7 @@ def test_without_cameras_each_image_has_its_own(tmp_path, named, cameras):
 def test_a_camera_in_some_names_only_is_refused(tmp_path):
     miniatures.picture(miniatures.folders(tmp_path) / "ada" / "ada_3.jpg")
     said = sentence(folders, tmp_path)
-    assert said == f"{tmp_path}: no camera for ada_3.jpg, but for others; tell all, or read with cameras=False."
+    assert said == f"{tmp_path}: no camera for ada_3.jpg, but for others; give one to all, or read with cameras=False."
     assert len(folders(tmp_path, cameras=False).query) == 2
 
 
@@ -160,7 +177,10 @@ def test_a_table_without_cameras(tmp_path):
 def test_a_table_as_a_spreadsheet_saves_it(tmp_path, separator):
     path = miniatures.table(tmp_path)
     expected = table(path)
-    path.write_text(path.read_text().replace(",", separator).replace("path", " Path "), encoding="utf-8-sig")
+    path.write_text(
+        path.read_text().replace(",", separator).replace("path", " Path ").replace("query", "Query"),
+        encoding="utf-8-sig",
+    )
     assert table(path) == expected
 
 
@@ -174,7 +194,7 @@ def test_a_table_as_a_spreadsheet_saves_it(tmp_path, separator):
         ("path,pid,split\na.jpg,1,test\n", "line 2: needs a path, a pid and a split of train, query, gallery if any."),
         ("path,pid,split\na.jpg,1,train\nb.jpg,2,\n", "no split for b.jpg, but for others;"),
         ("path,pid,camid\na.jpg,1,1\nb.jpg,2,\n", "no camera for b.jpg, but for others;"),
-        ("path,pid,split\na.jpg,0,query\nb.jpg,1,gallery\n", "pid -1 or 0 names nobody, so not a.jpg;"),
+        ("path,pid,split\na.jpg,0,query\nb.jpg,1,gallery\n", "pid -1 or 0 is no identity, but a.jpg has it;"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_told_in_a_sentence(tmp_path, text, said):

@@ -85,25 +85,43 @@ def test_all_images_of_an_identity_have_the_same_chance():
     assert all(abs(seen[index] - 400) < 60 for index in range(6))  # 4 of 6, 600 times; 5 standard deviations
 
 
+def test_all_identities_have_the_same_chance():
+    """Each has one group an epoch, and the only batch of the epoch leaves one of them out."""
+    sampler, seen = PKSampler(torch.tensor([0, 1, 2]).repeat(4), p=2, k=4), Counter()
+    for epoch in range(600):
+        sampler.set_epoch(epoch)
+        seen.update(index % 3 for batch in sampler for index in batch[::4])
+    assert all(abs(seen[pid] - 400) < 60 for pid in range(3))
+
+
+def test_images_of_a_small_identity_are_drawn_one_by_one_with_replacement():
+    """Of two images, how often the first is among three draws is binomial; it is not the same picture thrice."""
+    sampler, times = PKSampler(torch.tensor([5, 5]), p=1, k=3), Counter()
+    for epoch in range(800):
+        sampler.set_epoch(epoch)
+        times.update(batch.count(0) for batch in sampler)
+    assert all(abs(times[n] - expected) < 70 for n, expected in enumerate((100, 300, 300, 100)))
+
+
 @pytest.mark.parametrize("wrong", [{"p": 0}, {"k": 0}])
 def test_empty_batches_are_refused(wrong):
     with pytest.raises(ValueError, match="p and k must be at least 1"):
         PKSampler(torch.arange(20), **wrong)
 
 
-@given(st.integers(1, 50), st.integers(1, 20), st.booleans(), st.integers(0, 99))
-def test_plain_sees_everything_once(n, batch_size, drop_last, epoch):
-    if drop_last and n < batch_size:
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 99))
+def test_plain_sees_everything_once(n, batch_size, epoch):
+    if n < batch_size:
         with pytest.raises(ValueError, match=f"{n} images do not fill a batch of {batch_size}"):
             PlainSampler(n, batch_size=batch_size)
         return
-    sampler = PlainSampler(n, batch_size=batch_size, drop_last=drop_last)
+    sampler = PlainSampler(n, batch_size=batch_size)
     sampler.set_epoch(epoch)
     batches = list(sampler)
     seen = [index for batch in batches for index in batch]
     assert len(batches) == len(sampler) and len(set(seen)) == len(seen) and set(seen) <= set(range(n))
-    assert len(seen) == (n - n % batch_size if drop_last else n)
-    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert len(seen) == n - n % batch_size
+    assert all(len(batch) == batch_size for batch in batches)
     assert batches == list(sampler)  # again the same
 
 
@@ -163,6 +181,20 @@ def test_a_resumed_epoch_has_the_same_bits(bank):
     assert not torch.equal(epochs[0][0].images, epochs[1][0].images)
     other = Batches(bank, bank.pids, PlainSampler(24, batch_size=8, seed=3), Augment(), seed=4)
     assert not torch.equal(next(iter(other)).images, epochs[0][0].images)
+
+
+def test_the_same_batch_is_augmented_otherwise_in_the_next_epoch(bank):
+    class Still:
+        def set_epoch(self, epoch):
+            pass
+
+        def __iter__(self):
+            return iter([list(range(24))])
+
+    batches = Batches(bank, bank.pids, Still(), Augment())
+    first = next(iter(batches)).images
+    batches.set_epoch(1)
+    assert not torch.equal(next(iter(batches)).images, first)
 
 
 def test_one_label_for_each_image(bank):

@@ -20,14 +20,15 @@ from pathlib import Path
 
 import torch
 
-from reidkit import files, runs, studies
+from reidkit import code, files, runs
 from reidkit.models.backbones import BACKBONES, small_resnet
 from reidkit.recipes import baseline
+from reidkit.studies import runner
 from reidkit.world import city
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}  # what touches files
 NEW_MOUNTS, NEW_USER, READ_ONLY, REMOUNT, PRIVATE = 0x20000, 0x10000000, 1, 32, 0x44000  # of Linux's headers
-TIMED = ("results", "ledger")  # folders of a study
+TIMED = ("results", "runs")  # folders of a study, with times and logs
 ROOMY, LARGEST_FILE = 2**28, 512  # bytes
 
 # ------------------------------------------------------------------------------------------------------------ the work
@@ -42,7 +43,7 @@ def draw(folder: Path, workers: int = 1) -> None:
 def small(folder: Path) -> dict[str, int]:
     """Let recipes work in `folder` on such a city with a thin network; gives the parameters of a short run."""
     city.SIZES["quick"] = city.Size(8, 32, 1)
-    runs.ROOT, runs.code_hash = folder, lambda: "pinned"  # whoever edits the library meanwhile
+    runs.ROOT, code.digest = folder, lambda *_: "pinned"  # whoever edits the library meanwhile
     BACKBONES["small_resnet"] = lambda **options: small_resnet(width=4, **options)
     return {"epochs": 4, "steps_per_epoch": 3, "p": 4, "k": 2, "height": 32, "width": 16}
 
@@ -67,7 +68,7 @@ class Forked:
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             code = 0
             try:
-                studies.work(*arguments)
+                runner.work(*arguments)
             except BaseException as error:
                 code = 1
                 os.write(2, str(error).encode())
@@ -90,26 +91,24 @@ class Forked:
 def study(folder: Path, data: str, killed_after: float = 0) -> None:
     """Four runs in two processes, one of which may be killed; then the results without times and places."""
 
-    def start(job: studies.Job, results: Path, logs: Path, environment: dict[str, str]) -> Forked:
-        lock = str(logs / f".{job.name}.lock")
-        process = Forked(
-            logs / f"{job.name}.log", json.dumps(dataclasses.asdict(job)), str(results), lock, str(os.getpid())
-        )
+    def begin(job: runner.Job, results: Path, slot: dict[str, str]) -> Forked:
+        log = runner._log(job)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        process = Forked(log, json.dumps(dataclasses.asdict(job)), str(results), str(os.getpid()))
         started.append(process)
         if killed_after and len(started) == 1:
             threading.Timer(killed_after, process.kill).start()
         return process
 
-    started = []
+    started, runner._begin = [], begin
     changes = small(folder) | {"data_root": data, "city_seed": 0}
-    studies._start, studies.recipe_digest = start, lambda notebook: "pinned"
-    results, ledger = folder / TIMED[0], folder / TIMED[1] / "study.jsonl"
-    jobs = studies.plan("02", "quick", variants=["softmax", "default"], seeds=[0, 1], changes=changes)
-    failed = studies.run_study(jobs, workers=2, folder=results, ledger=ledger, progress=False)
+    results = folder / TIMED[0]
+    jobs = runner.plan("02", "quick", variants=["softmax", "default"], seeds=[0, 1], changes=changes)
+    failed = runner.run_study(jobs, workers=2, folder=results, progress=False)
     if failed:
         raise ValueError(failed[0])
-    for line in ledger.read_text().splitlines():
-        json.loads(line)
+    if killed_after:
+        (folder / TIMED[1] / "started.txt").write_text(str(len(started)))
     values = {path.name: files.read_json(path) for path in results.iterdir() if path.name[0] != "."}
     kept = ("metrics", "params", "per_query")
     bits = {name: {key: value[key] for key in kept} for name, value in sorted(values.items())}

@@ -159,6 +159,15 @@ def test_the_table_changes_in_update_only_row_after_row(exclusive):
     assert "table" in loss.state_dict()  # a run that is resumed needs it
 
 
+def test_a_row_keeps_its_length_though_an_image_almost_cancels_it():
+    """Midway between a direction and almost the opposite one is a unit vector, at a right angle to both."""
+    for gap in (1e-2, 1e-4, 1e-6):
+        loss, row = ExclusiveLoss(1, 2).double(), torch.tensor([0])
+        for angle in (0.0, math.pi - gap):
+            loss.update(torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64), row)
+        torch.testing.assert_close(loss.table, torch.tensor([[gap / 2, 1.0]]).double(), atol=1e-4, rtol=0)
+
+
 def test_an_update_before_the_backward_pass_leaves_the_gradient_alone(exclusive):
     loss, x, k = exclusive
     expected = torch.autograd.grad(loss(x, k), x)[0]

@@ -210,6 +210,13 @@ def test_order_names_and_length_do_not_matter(loss, order, shift, factor):
 
 
 @BOTH
+@pytest.mark.parametrize("length", [1e-9, 1e-4, 1e9])
+def test_tiny_and_huge_embeddings_are_normalised_like_others(loss, length, generator):
+    x, pids = draw("uneven", generator)
+    torch.testing.assert_close(loss(length * x, pids), loss(x, pids))
+
+
+@BOTH
 def test_under_autocast_it_is_computed_in_float32(loss, generator):
     x, pids = draw("PK", generator)
     x = x.detach().float().requires_grad_()
@@ -222,7 +229,7 @@ def test_under_autocast_it_is_computed_in_float32(loss, generator):
 
 
 @BOTH
-def test_nothing_waits_for_the_device(loss, generator):
+def test_host_and_device_are_not_synchronised(loss, generator):
     """Under vmap there is no value to look at: to read one, or to need a size that depends on values, fails."""
     x, pids = torch.randn(3, 12, 5, generator=generator), torch.randint(4, (3, 12), generator=generator)
     gradients, values = torch.vmap(torch.func.grad_and_value(loss))(x, pids)

@@ -187,7 +187,7 @@ def test_under_autocast_it_is_computed_in_float32(name, generator):
 
 
 @EACH
-def test_nothing_waits_for_the_device(name, generator):
+def test_host_and_device_are_not_synchronised(name, generator):
     """Under vmap there is no value to look at: to read one, or to need a size that depends on values, fails."""
     batches = [draw("mixed", generator) for _ in range(3)]
     stacked = [torch.stack(column).detach() for column in zip(*batches, strict=True)]

@@ -143,6 +143,13 @@ def test_joint_embedding_equals_the_released_code(case, margin):
     torch.testing.assert_close(printed, released["derived_eq8_sum"], atol=1e-5, rtol=1e-6)
 
 
+def test_an_agent_just_at_the_margin_is_not_hard():
+    """Orthogonal agents are 2 apart, squared: the target image repels its own agent only, the source image none."""
+    agents = torch.eye(3)
+    loss = joint_embedding_loss(agents[:1], torch.tensor([0]), agents[1:2], agents, margin=2.0)
+    assert loss.item() == (0 + 2) / 2
+
+
 def test_chosen_agents_are_averaged_alike_looked_up_and_multiplied(generator):
     hard = torch.rand(7, 9, generator=generator) < torch.linspace(0, 1, 7)[:, None]
     agents = torch.randn(9, 4, generator=generator)
@@ -441,7 +448,7 @@ def test_under_autocast_it_is_computed_in_float32(name, generator):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_nothing_waits_for_the_device(name, generator, monkeypatch):
+def test_host_and_device_are_not_synchronised(name, generator, monkeypatch):
     """None of the operations that tell the processor a number or a size, forward, backward or in `update`."""
     losses, x, agents, (_, camids, cml, mdl) = run_all(generator, torch.float32)
     monkeypatch.setattr(soft_multilabel, "_mean_agent_looked_up", soft_multilabel._mean_agent)  # not on the CPU

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples
 
-from reidkit import distances
+from reidkit import blocks
 from reidkit.metrics import clustering
 from reidkit.metrics.clustering import angular_spread, kmeans, silhouette
 
@@ -38,7 +38,7 @@ def test_silhouette_equals_scikit_learn(seed, n, k, tile):
     if not 2 <= len(np.unique(labels)) < n:  # what scikit-learn accepts
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(distances.TILE, "cpu", tile)
+        patch.setitem(blocks.TILE, "cpu", tile)
         found = silhouette(torch.from_numpy(x), torch.from_numpy(labels))
     np.testing.assert_allclose(found, silhouette_samples(x.astype(np.float64), labels), rtol=0, atol=1e-5)
 
@@ -94,6 +94,18 @@ def test_kmeans_finds_blobs_repeatably():
     assert (found.labels.dtype, found.centres.dtype) == (torch.int64, torch.float32)
 
 
+def test_kmeans_starts_elsewhere_for_another_seed_and_keeps_the_tightest_of_its_starts(generator):
+    x = torch.rand(200, 4, generator=generator)  # no clusters: where it starts decides where it ends
+
+    def spread(**start):
+        found = kmeans(x, 12, **start)
+        return (x - found.centres[found.labels]).square().sum().item()
+
+    once = [spread(seed=seed) for seed in range(5)]
+    assert len(set(once)) == 5
+    assert spread(seed=0, n_init=20) < min(once)
+
+
 @pytest.mark.parametrize(
     ("k", "sentence"),
     [(0, "k must be from 1 to the number of rows, 6"), (7, "not 7"), (3, "fewer distinct rows than k")],
@@ -125,9 +137,14 @@ def test_angles_are_those_of_a_loop_over_pairs():
 
 def test_angles_know_no_length():
     x, labels = torch.randn(12, 2, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 3
-    stretched = x * torch.linspace(0.1, 9, 12)[:, None]
+    stretched = x * torch.logspace(-6, 6, 12)[:, None]
     for one, other in zip(angular_spread(x, labels), angular_spread(stretched, labels), strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+
+
+def test_angles_go_up_to_180_degrees():
+    found = angular_spread(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 1]))
+    torch.testing.assert_close(found.between, torch.tensor([180.0, 180.0]))
 
 
 def test_angles_need_two_groups():

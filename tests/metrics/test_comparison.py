@@ -46,6 +46,20 @@ def test_the_same_people_for_all_seeds_are_not_averaged_away():
     assert compare(pairs).visible < 0.65 * compare(pairs, shared=True).visible
 
 
+def test_more_queries_of_the_same_people_know_no_more():
+    luck, people = np.random.default_rng(0).normal(0, 0.3, 50), np.arange(50)
+    once = compare([Pair(luck, 0 * luck, people)])
+    four_times = compare([Pair(np.repeat(luck, 4), np.zeros(200), np.repeat(people, 4))])
+    assert four_times.visible == pytest.approx(once.visible)
+
+
+def test_a_person_weighs_as_much_as_her_queries():
+    # Nine queries of one person differ by 0, the only one of another by 1. Drawing two of the two people gives 0 (once
+    # in four), 0.1 (twice) or 1 (once): mean 0.3, variance 0.165.
+    found = compare([Pair([0] * 9 + [1], [0] * 10, [7] * 9 + [8])], n_boot=4000)
+    assert found.visible == pytest.approx(1.96 * 0.165**0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_without_an_effect_one_interval_in_twenty_or_fewer_leaves_out_zero(seeds, shared):

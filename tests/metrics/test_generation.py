@@ -159,7 +159,7 @@ def test_a_generator_that_repeats_k_images_has_collapsed_and_only_one_image_show
     [
         (np.eye(3), np.eye(3)[:1], "generated has 1 row; a spread needs at least 2"),
         (np.eye(3)[:1], np.eye(3), "real has 1 row; a spread needs at least 2"),
-        (np.eye(3), np.eye(4), "real has 3 numbers a row and generated 4; they must agree"),
+        (np.eye(3), np.eye(4), "real has 3 numbers per row and generated 4; they must agree"),
         (np.eye(3), np.zeros((0, 3)), "generated must be embeddings of shape"),
         (np.eye(3), np.full((3, 3), np.nan), "generated holds NaN or infinity"),
     ],

@@ -1,4 +1,4 @@
-"""Single gallery shot, VIPeR, multi-query and means over splits: by enumeration, by hand, against released code."""
+"""Single gallery shot, VIPeR and multi-query: by enumeration, by hand, against released code."""
 
 import inspect
 import itertools
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reidkit.metrics import protocols
-from reidkit.metrics.protocols import mean_over_splits, multi_query, poisson_binomial, single_gallery_shot, viper_cmc
+from reidkit.metrics.protocols import multi_query, poisson_binomial, single_gallery_shot, viper_cmc
 from reidkit.metrics.retrieval import evaluate, evaluate_distances
 
 ORACLES = Path(__file__).resolve().parents[1] / "oracles"
@@ -233,6 +233,12 @@ def test_wrong_single_gallery_shots_fail_with_a_sentence(cuhk03):
         call(dist, labels[0], 0 * labels[1], labels[2], 0 * labels[3])
 
 
+def test_a_gallery_of_junk_alone_has_nobody():
+    one, junk = torch.tensor([1]), torch.tensor([-1, -1])
+    with pytest.raises(ValueError, match="query and gallery share no pid"):
+        single_gallery_shot(torch.rand(1, 2), one, one, junk, 0 * junk)
+
+
 # ------------------------------------------------------------------------------------------------------------ VIPeR
 
 
@@ -245,12 +251,11 @@ def test_viper_equals_released_code():
     np.testing.assert_allclose(cmc, np.mean(data["rank_of_match"][:, None] <= np.arange(130), axis=0), atol=1e-12)
 
 
-def test_viper_by_hand_and_both_ways():
+def test_viper_by_hand():
     # From a to b: 1 is second (0.1 < 0.2), 2 is first (0.05). From b to a: both are first (0.2 < 0.4, 0.05 < 0.1).
     dist, pids = torch.tensor([[0.2, 0.1], [0.4, 0.05]]), torch.tensor([1, 2])
     assert viper_cmc(dist, pids, pids).tolist() == [0.5, 1]
     assert viper_cmc(dist.T, pids, pids).tolist() == [1, 1]
-    assert viper_cmc(dist, pids, pids, both_ways=True).tolist() == [0.75, 1]
 
 
 def test_viper_gallery_may_hold_strangers_and_ignores_junk():
@@ -260,18 +265,16 @@ def test_viper_gallery_may_hold_strangers_and_ignores_junk():
 
 
 @pytest.mark.parametrize(
-    ("query", "gallery", "both_ways", "sentence"),
+    ("query", "gallery", "sentence"),
     [
-        ([1, 2], [1, 3], False, r"query image 1 \(pid 2\) has 0 matches in the gallery; here each must have one"),
-        ([1, 2], [1, 2, 2], False, r"query image 1 \(pid 2\) has 2 matches"),
-        ([-1, 2], [-1, 2], False, r"query image 0 \(pid -1\) has 0 matches"),
-        ([1, 2], [1, 2, 3], True, r"gallery image 2 \(pid 3\) has 0 matches in the query"),
-        ([1, 1], [1], True, r"gallery image 0 \(pid 1\) has 2 matches"),
+        ([1, 2], [1, 3], r"query image 1 \(pid 2\) has 0 matches in the gallery; here each must have one"),
+        ([1, 2], [1, 2, 2], r"query image 1 \(pid 2\) has 2 matches"),
+        ([-1, 2], [-1, 2], r"query image 0 \(pid -1\) has 0 matches"),
     ],
 )
-def test_viper_needs_one_image_of_each(query, gallery, both_ways, sentence):
+def test_viper_needs_one_image_of_each(query, gallery, sentence):
     with pytest.raises(ValueError, match=sentence):
-        viper_cmc(torch.rand(2, len(gallery)), torch.tensor(query), torch.tensor(gallery), both_ways=both_ways)
+        viper_cmc(torch.rand(2, len(gallery)), torch.tensor(query), torch.tensor(gallery))
 
 
 # ------------------------------------------------------------------------------------------------------ multi-query
@@ -317,56 +320,3 @@ def test_multi_query_refuses():
         call(x, ids, ids, ids, ids[:2])
     with pytest.raises(ValueError, match="embeddings must be embeddings"):
         call(x[0], ids, ids, ids, ids)
-
-
-# ----------------------------------------------------------------------------------------------- means over splits
-
-
-def test_every_split_weighs_the_same():
-    rng = np.random.default_rng(0)
-    splits = []
-    for n in (4, 9):
-        pids, camids = np.repeat(np.arange(n), 3), np.tile([0, 0, 1], n)
-        splits.append(single_gallery_shot(rng.random((3 * n, 3 * n)), pids, camids, pids, camids))
-    mean = mean_over_splits(splits)
-    assert mean.mAP == pytest.approx((splits[0].mAP + splits[1].mAP) / 2)
-    assert mean.mINP == mean.mAP and mean.rank1 == pytest.approx((splits[0].rank1 + splits[1].rank1) / 2)
-    assert torch.equal(mean.ap, torch.cat([splits[0].ap, splits[1].ap])) and len(mean.valid) == 39
-    assert mean.protocol == (
-        "single gallery shot, any camera, closed form, mean of 2 splits · AP 1/place · 39/39 queries valid"
-        " · galleries of several sizes"
-    )
-    same_size = mean_over_splits([splits[0], splits[0]])
-    assert same_size.protocol.endswith("mean of 2 splits · AP 1/place · 24/24 queries valid · gallery 12")
-    assert mean_over_splits([mean, mean]).mAP == pytest.approx(mean.mAP)
-
-
-def test_different_protocols_have_no_mean(cuhk03):
-    shot = single_gallery_shot(*everybody(cuhk03))
-    for other in (
-        single_gallery_shot(*everybody(cuhk03), n_repeats=2),
-        single_gallery_shot(*everybody(cuhk03), other_camera_only=True),
-        single_gallery_shot(*everybody(cuhk03), max_rank=20),
-        evaluate_distances(*everybody(cuhk03)),
-    ):
-        with pytest.raises(ValueError, match="a mean needs rankings of one protocol and one max_rank"):
-            mean_over_splits([shot, other])
-    with pytest.raises(ValueError, match="a mean needs rankings"):
-        mean_over_splits([])
-
-
-def test_a_mean_keeps_what_invalid_queries_count():
-    two, zeros = torch.tensor([1, 2]), torch.tensor([0, 0])
-    skip, zero = (
-        evaluate_distances(torch.zeros(2, 1), two, zeros, two[:1], two[:1], invalid=invalid)
-        for invalid in ("skip", "zero")
-    )
-    assert mean_over_splits([zero, zero]).protocol.endswith("2/4 queries valid (the others count 0) · gallery 1")
-    with pytest.raises(ValueError, match="a mean needs rankings"):
-        mean_over_splits([skip, zero])
-
-
-def test_a_gallery_of_junk_alone_has_nobody():
-    one, junk = torch.tensor([1]), torch.tensor([-1, -1])
-    with pytest.raises(ValueError, match="query and gallery share no pid"):
-        single_gallery_shot(torch.rand(1, 2), one, one, junk, 0 * junk)

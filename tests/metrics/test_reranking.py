@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from reidkit import distances
+from reidkit import blocks
 from reidkit.metrics.reranking import (
     average_neighbours,
     expand_sets,
@@ -62,7 +62,7 @@ def dense(x, n_query, k1, k2, lam):
 @pytest.mark.parametrize("tile", [1024, 50])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_released_implementations(name, tile, monkeypatch):
-    monkeypatch.setitem(distances.TILE, "cpu", tile)
+    monkeypatch.setitem(blocks.TILE, "cpu", tile)
     oracle = np.load(ORACLE)
     query, gallery = oracle["feat"][:60], oracle["feat"][60:]
     found = k_reciprocal_rerank(query, torch.from_numpy(gallery), **CASES[name])
@@ -85,14 +85,14 @@ def test_equals_the_dense_twin(seed, n_query, n_gallery, k1, k2, lam, tile):
     people = rng.integers(0, n_people, n_query + n_gallery)
     x = (rng.standard_normal((n_people, 6))[people] + 0.5 * rng.standard_normal((len(people), 6))).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(distances.TILE, "cpu", tile)
+        patch.setitem(blocks.TILE, "cpu", tile)
         found = k_reciprocal_rerank(x[:n_query], x[n_query:], k1=k1, k2=k2, lam=lam)
     np.testing.assert_allclose(found, dense(x, n_query, k1, k2, lam), rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("tile", [4, 7, 1024])
 def test_nearest_neighbours(tile, monkeypatch, generator):
-    monkeypatch.setitem(distances.TILE, "cpu", tile)
+    monkeypatch.setitem(blocks.TILE, "cpu", tile)
     x = torch.randn(30, 5, generator=generator)
     between = torch.full((8, 22), torch.nan)
     found = k_nearest(x, 6, between=between)
@@ -180,7 +180,7 @@ def test_half_precision_and_autocast_are_computed_in_float32(generator):
         (dict(k1=0), "k1 and k2 must be at least 1"),
         (dict(k2=0), "k1 and k2 must be at least 1"),
         (dict(lam=1.5), "lam from 0 to 1, not k1=20, k2=6, lam=1.5"),
-        (dict(query=torch.zeros(2, 4)), "query has 4 numbers a row and gallery 3"),
+        (dict(query=torch.zeros(2, 4)), "query has 4 numbers per row and gallery 3"),
         (dict(gallery=torch.full((5, 3), torch.nan)), "query or gallery holds NaN or infinity"),
     ],
 )

@@ -244,6 +244,13 @@ def test_cmc_is_padded_beyond_the_gallery_and_ranks_are_told():
         _ = short.rank10
 
 
+def test_rank_k_looks_at_the_first_k():
+    """Twenty queries, each right at another place of the same list."""
+    people, zeros = torch.arange(20), torch.zeros(20, dtype=torch.long)
+    ranking = evaluate_distances(people.expand(20, 20), people, zeros, people, zeros + 1)
+    assert (ranking.rank1, ranking.rank5, ranking.rank10, ranking.rank20) == (1 / 20, 5 / 20, 10 / 20, 1)
+
+
 def test_renaming_identities_and_cameras_and_shuffling_the_gallery_change_nothing():
     rng = np.random.default_rng(0)
     query, gallery, (query_pids, query_camids, gallery_pids, gallery_camids) = make(rng)
@@ -282,7 +289,7 @@ def test_junk_is_nobodys_match():
 
 WRONG = {
     "query must be embeddings": dict(query=torch.zeros(3)),
-    "query has 3 numbers a row and gallery 2": dict(query=torch.zeros(2, 3)),
+    "query has 3 numbers per row and gallery 2": dict(query=torch.zeros(2, 3)),
     r"query_pids must be of shape \(2,\), one for each image, not \(3,\)": dict(query_pids=torch.ones(3).int()),
     r"gallery_camids must be of shape \(4,\)": dict(gallery_camids=torch.ones(4, 1).int()),
     "query_camids must be integers, not float32": dict(query_camids=torch.ones(2)),

@@ -144,7 +144,7 @@ def test_the_small_network_is_small():
         assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["resnet34", "resnet50", "small_resnet"])
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "densenet121", "small_resnet"])
 def test_without_its_last_relu_a_network_is_the_same_but_for_the_sign(name):
     make = BACKBONES[name]
     usual, opened = make(), make(last_relu=False)

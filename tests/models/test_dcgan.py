@@ -109,9 +109,9 @@ def test_pixels_and_images_are_two_ways_to_write_the_same():
     assert (images.min(), images.max()) == (-1, 1)
     assert torch.equal(to_pixels(images), every)
     assert torch.equal(to_pixels(torch.tensor([-7.0, 7.0]).expand(1, 3, 1, 2))[0, 0, 0], every[0, 0, 0, [0, 255]])
-    drawn = torch.rand(2, 3, 8, 8) * 2 - 1
-    assert (from_pixels(to_pixels(drawn)) - drawn).abs().max() <= 0.5 / 127.5 + 1e-6
-    assert to_pixels(drawn.bfloat16()).dtype == torch.uint8
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    assert (from_pixels(to_pixels(images)) - images).abs().max() <= 0.5 / 127.5 + 1e-6
+    assert to_pixels(images.bfloat16()).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("network", [Generator, Discriminator])

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from reidkit.models.backbones import small_resnet
-from reidkit.models.one_shot import HEADS, FSRHead, OneShotOutput, OneShotReID, PLHead
+from reidkit.models.heads import ReID
+from reidkit.models.one_shot import HEADS, FSRHead, OneShotOutput, PLHead
 
 ORACLE = np.load(Path(__file__).parents[1] / "oracles" / "p000_heads.npz")
 KINDS = pytest.mark.parametrize("kind", HEADS.values())
@@ -103,7 +104,7 @@ def test_wrong_sizes_are_refused(kind):
 
 @KINDS
 def test_a_network_pools_and_its_head_is_float32_under_autocast(kind):
-    net, images = OneShotReID(small_resnet(width=4), kind(32, 5)).eval(), torch.randn(6, 3, 64, 32)
+    net, images = ReID(small_resnet(width=4), kind(32, 5)).eval(), torch.randn(6, 3, 64, 32)
     exact = net(images)
     torch.testing.assert_close(exact.feature, net.backbone(images).mean((2, 3)))
     torch.testing.assert_close(exact.logits, net.head(exact.feature).logits)

@@ -12,14 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import miniatures
-from reidkit import runs
+from reidkit import parameters, runs
 from reidkit.data.images import identity_labels
 from reidkit.data.samplers import Sample
 from reidkit.losses.triplet import batch_hard_triplet_loss
 from reidkit.models.backbones import small_resnet
-from reidkit.models.heads import ReID
-from reidkit.recipes import sources, supervised
-from reidkit.recipes.baseline import VARIANTS, run, training_step
+from reidkit.models.heads import BNNeck, ReID
+from reidkit.recipes import baseline, driver, sources, supervised
+from reidkit.recipes.baseline import VARIANTS, Parameters, run, training_step
 
 FEW = {"epochs": 2, "steps_per_epoch": 2, "p": 3, "k": 2, "height": 32, "width": 16, "dataset": "market1501"}
 
@@ -37,9 +37,8 @@ def _elsewhere(tmp_path, monkeypatch, archive):
     """Checkpoints go to a scratch folder, and the backbone is thin; so are the reference weights there."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     thin = functools.partial(small_resnet, width=4)
-    weights = sources.find_weights("reference")
-    weights.parent.mkdir(parents=True)
-    save_file(thin().state_dict(), weights)
+    save_file(thin().state_dict(), tmp_path / "reference.safetensors")
+    monkeypatch.setattr(sources, "REFERENCE", tmp_path / "reference.safetensors")
     monkeypatch.setitem(supervised.BACKBONES, "small_resnet", thin)
     monkeypatch.setitem(supervised.BACKBONES, "resnet50", thin)
 
@@ -50,7 +49,7 @@ def few(variant, archive, **changes):
 
 def test_a_step_is_the_sum_it_says():
     torch.manual_seed(0)
-    model = ReID(small_resnet(width=4), num_pids=3)
+    model = ReID(small_resnet(width=4), BNNeck(32, 3))
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     batch = Sample(torch.randn(6, 3, 32, 16), labels, labels, torch.arange(6))
     twin = copy.deepcopy(model)
@@ -82,7 +81,7 @@ def test_every_variant_runs_and_measures(variant, archive):
     assert metrics["mAP"] == pytest.approx(numpy.mean(result.per_query["ap"]))
     assert result.per_query["pid"] == [6, 6, 7, 7, 8, 8, 9, 9]
     assert len(result.objects["history"].rows) == params["epochs"]
-    assert not list((runs.ROOT / "runs").glob("02.*")), "the checkpoint of a finished run is left"
+    assert not list((runs.ROOT / "runs").glob("baseline.*")), "the checkpoint of a finished run is left"
     runs.save_result(result, runs.ROOT)
 
 
@@ -103,7 +102,7 @@ def test_a_seed_decides_everything(archive):
 
 def test_a_killed_run_goes_on(archive, monkeypatch):
     whole = few("default", archive)
-    trained = supervised.fit
+    trained = baseline.fit
 
     class Killed(BaseException):
         pass
@@ -123,12 +122,12 @@ def test_a_killed_run_goes_on(archive, monkeypatch):
 
         return trained(model, Dying(), *arguments, **options)
 
-    monkeypatch.setattr(supervised, "fit", killed_after_one_epoch)
+    monkeypatch.setattr(baseline, "fit", killed_after_one_epoch)
     with pytest.raises(Killed):
         few("default", archive)
-    (folder,) = (runs.ROOT / "runs").glob("02.*")
+    (folder,) = (runs.ROOT / "runs").glob("baseline.*")
     assert [path.name for path in folder.iterdir()] == ["epoch-00001"]
-    monkeypatch.setattr(supervised, "fit", trained)
+    monkeypatch.setattr(baseline, "fit", trained)
     resumed = few("default", archive)
     assert torch.equal(whole.objects["query"].x, resumed.objects["query"].x)
     assert resumed.metrics == whole.metrics
@@ -139,24 +138,38 @@ def test_a_named_checkpoint_is_kept(archive, tmp_path):
     assert (tmp_path / "mine" / "epoch-00002" / "weights.safetensors").exists()
 
 
-def test_another_parameter_has_another_checkpoint():
-    params = runs.preset("02", "quick")
-    folders = {
-        supervised.checkpoint_folder("02", "default", params | change) for change in ({}, {"lr": 0.1}, {"seed": 1})
-    }
-    assert len(folders) == 3
+def test_another_parameter_and_other_code_have_another_checkpoint(monkeypatch):
+    params = Parameters()
+    made = {driver.checkpoint_folder("baseline", "default", params.but(**c)) for c in ({}, {"lr": 0.1}, {"seed": 1})}
+    monkeypatch.setattr(driver.code, "digest", lambda module: "0123456789ab")
+    assert len(made | {driver.checkpoint_folder("baseline", "default", params)}) == 4
+
+
+def test_checkpoints_stay_where_somebody_wants_them_kept(archive, tmp_path, monkeypatch):
+    monkeypatch.setenv(driver.KEEP, str(tmp_path / "kept"))
+    first = few("default", archive)
+    assert [path.name.rpartition(".")[0] for path in (tmp_path / "kept").glob("[!.]*")] == ["baseline.quick.default.0"]
+    monkeypatch.setattr(baseline, "training_step", lambda *_, **__: pytest.fail("it was done"))
+    assert few("default", archive).metrics == first.metrics
+
+
+def test_no_weights_are_not_the_weights_of_the_preset(archive):
+    preset = {"archive": archive, "epochs": 0, "seed": 1}
+    usual, scratch, reference = (few("default", **preset, **o) for o in ({}, {"weights": ""}, {"weights": "reference"}))
+    assert torch.equal(usual.objects["query"].x, scratch.objects["query"].x)
+    assert not torch.equal(usual.objects["query"].x, reference.objects["query"].x)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"learning_rate": 0.1}, "learning_rate is not a parameter of notebook 02; the nearest is"),
+        ({"learning_rate": 0.1}, "learning_rate is not a parameter of baseline; the nearest is"),
         ({"lr": "3e-4"}, "in YAML write 3.0e-4"),
         ({"variant": "sofmax"}, "variant must be one of .* the nearest is softmax"),
         ({"preset": "tinny"}, "preset must be one of .* the nearest is tiny"),
         ({"backbone": "resnet"}, "backbone must be one of"),
         ({"sampler": "kp"}, "sampler must be one of pk, plain"),
-        ({"schedule": "step"}, "schedule must be one of steps, cosine"),
+        ({"schedule": "step"}, "schedule must be one of cosine, steps"),
         ({"dataset": "market1502"}, "dataset must be one of .* the nearest is market1501"),
         ({"weights": "nowhere.safetensors"}, "nowhere.safetensors does not exist"),
     ],
@@ -170,7 +183,8 @@ def test_the_released_recipe_runs_dry(archive):
     """The preset market1501 as it is, but for the length of an epoch, the number of them, and a thin network."""
     few_of_it = {"epochs": 1, "steps_per_epoch": 2, "p": 3, "height": 64, "width": 32}
     result = run(preset="market1501", data_root=str(archive), progress=False, **few_of_it)
-    assert result.params == runs.preset("02", "market1501") | few_of_it | {"data_root": str(archive)}
+    released = Parameters.of(parameters.preset("02", "market1501"))
+    assert result.params == released.but(**few_of_it, data_root=str(archive)).values()
     row = result.objects["history"].rows[0]
     assert row["steps"] == 2 and row["lr"] == pytest.approx(3.5e-6)
 
@@ -185,13 +199,13 @@ def test_the_backbone_starts_from_weights(archive, tmp_path):
 
     backbone = small_resnet(width=4)
     save_file({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}, tmp_path / "w.safetensors")
-    params = runs.preset("02", "quick") | {"weights": "w.safetensors"}  # relative to the project's folder
+    params = Parameters(weights="w.safetensors")  # relative to the project's folder
     model = supervised.build_model(params, 5)
     torch.testing.assert_close(model.backbone.state_dict(), backbone.state_dict())
 
 
 def test_the_optimizer_spares_nothing_that_learns():
-    params = runs.preset("02", "quick")
+    params = Parameters()
     model = supervised.build_model(params, 5)
     (group,) = supervised.build_optimizer(params, model).param_groups
     learning = {id(p) for p in model.parameters()} - {id(model.head.bn.bias)}
@@ -230,9 +244,9 @@ def test_turned_knobs_are_another_city(monkeypatch, archive):
 
 
 def test_data_come_decoded_at_the_size_of_the_parameters(archive):
-    data = sources.load_data(runs.preset("02", "quick") | FEW | {"data_root": str(archive)}, progress=False)
+    data = sources.load_data(Parameters(**FEW, data_root=str(archive)), progress=False)
     assert data.train.pixels.shape == (30, 3, 32, 16) and len(data.query) == 8 and len(data.gallery) == 20
     assert identity_labels(data.train.pids)[1] == data.split.num_pids == 5
-    batches = supervised.build_batches(runs.preset("02", "quick") | FEW, data.train)
+    batches = supervised.build_batches(Parameters(**FEW), data.train)
     assert len(batches) == 2 and next(iter(batches)).images.shape == (6, 3, 32, 16)
-    assert isinstance(supervised.build_model(runs.preset("02", "quick"), 5), nn.Module)
+    assert isinstance(supervised.build_model(Parameters(), 5), nn.Module)

@@ -9,17 +9,16 @@ from PIL import Image
 
 from reidkit.data.images import Augment, Images, normalise
 from reidkit.data.samplers import PlainSampler, epoch_generator
-from reidkit.recipes.extra_images import FILL, Extra, MixedBatches, crop, draw_balanced, find_extra, resize
-from reidkit.recipes.generators import Trained, build, sample
+from reidkit.recipes.extra_images import FILL, Extra, MixedBatches, crop, find_extra, generate_balanced, resize
+from reidkit.recipes.generators import Parameters, Trained, build, sample
 
 ORACLE = np.load(Path(__file__).parents[1] / "oracles" / "p001_gan_labels.npz")
-PARAMS = {"seed": 0, "amount": 20, "amount_factor": 1.0, "extra": "generated", "target": "cluster"}
-GAN = {"gan_height": 16, "gan_width": 8, "gan_channels": 4, "gan_stages": 2}
+GAN = Parameters(gan_height=16, gan_width=8, gan_channels=4, gan_stages=2)
 KINDS = ("generated", "wrong_clusters", "copies", "wrong_identities", "noise")
 
 
 @pytest.fixture(scope="module")
-def made():
+def trained():
     """Three generators that have learnt nothing, each of another start."""
     torch.manual_seed(0)
     return [Trained(build(GAN), torch.zeros(1, 8, 3, 16, 8, dtype=torch.uint8), []) for _ in range(3)]
@@ -37,33 +36,33 @@ def bank():
 LABELS, CLUSTERS = torch.arange(6) // 2, torch.tensor([0, 1, 2, 2, 1, 1])
 
 
-def find(bank, made, kind, **changes):
-    return find_extra(PARAMS | {"extra": kind} | changes, bank, LABELS, CLUSTERS, made)
+def find(bank, trained, kind, *, n=20, seed=0, generated=True):
+    return find_extra(kind, n, bank, LABELS, CLUSTERS, trained, generated=generated, seed=seed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("target", ["cluster", "uniform", "own"])
-def test_there_are_as_many_as_asked_in_the_size_of_the_others(bank, made, kind, target):
-    for factor, n in ((1.0, 20), (1.5, 30), (0.0, 0)):
-        extra = find(bank, made, kind, amount_factor=factor, target=target)
+@pytest.mark.parametrize("generated", [True, False])
+def test_there_are_as_many_as_asked_in_the_size_of_the_others(bank, trained, kind, generated):
+    for n in (20, 30, 0):
+        extra = find(bank, trained, kind, n=n, generated=generated)
         assert extra.pixels.shape == (n, 3, 16, 8) and extra.pixels.dtype == torch.uint8
         assert len(extra.labels) == len(extra.generated) == len(extra.clusters) == n
         assert extra.labels.dtype == extra.clusters.dtype == torch.long
-        assert (extra.generated == (target != "own")).all()
+        assert (extra.generated == generated).all()
         assert set(extra.labels.tolist()) <= {0, 1, 2} and set(extra.clusters.tolist()) <= {0, 1, 2}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_seed_decides_them(bank, made, kind):
-    first, other = find(bank, made, kind), find(bank, made, kind, seed=1)
+def test_a_seed_decides_them(bank, trained, kind):
+    first, other = find(bank, trained, kind), find(bank, trained, kind, seed=1)
     torch.manual_seed(77)
-    for ours, theirs in zip(find(bank, made, kind), first, strict=True):
+    for ours, theirs in zip(find(bank, trained, kind), first, strict=True):
         assert torch.equal(ours, theirs)
     assert not torch.equal(first.pixels, other.pixels)
 
 
-def test_none_is_none(bank, made):
-    assert [len(part) for part in find(bank, made, "none")] == [0, 0, 0, 0]
+def test_none_is_none(bank, trained):
+    assert [len(part) for part in find(bank, trained, "none")] == [0, 0, 0, 0]
 
 
 def shares(numbers, generators):
@@ -72,9 +71,9 @@ def shares(numbers, generators):
 
 
 @pytest.mark.parametrize(("n", "k"), [(20, 3), (30, 3), (7, 1), (2, 3), (12, 5)])
-def test_images_are_shared_out_as_released(made, n, k, generator):
+def test_images_are_shared_out_as_released(trained, n, k, generator):
     """floor(n / K) + 1 of each, of which the last are left out after shuffling: as in the numbers of get_gan_data."""
-    pixels, numbers = draw_balanced((made * 2)[:k], n, seed=0, chance=generator)
+    pixels, numbers = generate_balanced((trained * 2)[:k], n, seed=0, rng=generator)
     each = n // k + 1
     assert len(pixels) == len(numbers) == n and max(shares(numbers, k)) <= each
     assert sum(each - share for share in shares(numbers, k)) == each * k - n
@@ -82,22 +81,22 @@ def test_images_are_shared_out_as_released(made, n, k, generator):
         assert len(ORACLE["cluster"]) == n and max(np.bincount(ORACLE["cluster"])) <= each
 
 
-def test_an_image_is_of_the_generator_it_names_and_no_image_comes_twice(made, generator):
-    pixels, numbers = draw_balanced(made, 20, seed=3, chance=generator)
-    for k, one in enumerate(made):
+def test_an_image_is_of_the_generator_it_names_and_no_image_comes_twice(trained, generator):
+    pixels, numbers = generate_balanced(trained, 20, seed=3, rng=generator)
+    for k, one in enumerate(trained):
         mine = {image.numpy().tobytes() for image in sample(one.model["generator"], 7, seed=3000 + k)}
         found = [image.numpy().tobytes() for image in pixels[numbers == k]]
         assert set(found) <= mine and len(set(found)) == len(found)
     assert numbers.tolist() != sorted(numbers.tolist())
 
 
-def test_clusters_do_not_share_their_noise(made, generator):
-    pixels, _ = draw_balanced([made[0]] * 3, 20, seed=0, chance=generator)
+def test_clusters_do_not_share_their_noise(trained, generator):
+    pixels, _ = generate_balanced([trained[0]] * 3, 20, seed=0, rng=generator)
     assert len(pixels.flatten(1).unique(dim=0)) == 20, "one generator three times, and twice the same image"
 
 
-def test_mixed_up_clusters_are_any_but_the_right_one(bank, made):
-    right, wrong = (find(bank, made, kind, amount=300) for kind in ("generated", "wrong_clusters"))
+def test_mixed_up_clusters_are_any_but_the_right_one(bank, trained):
+    right, wrong = (find(bank, trained, kind, n=300) for kind in ("generated", "wrong_clusters"))
     assert torch.equal(right.pixels, wrong.pixels)
     assert not (right.clusters == wrong.clusters).any()
     for k in range(3):
@@ -105,8 +104,8 @@ def test_mixed_up_clusters_are_any_but_the_right_one(bank, made):
         assert others[k] == 0 and min(others[:k] + others[k + 1 :]) > 30
 
 
-def test_copies_are_training_images_each_as_often_as_the_others(bank, made):
-    extra = find(bank, made, "copies", target="own")
+def test_copies_are_training_images_each_as_often_as_the_others(bank, trained):
+    extra = find(bank, trained, "copies", generated=False)
     sources = extra.pixels[:, 0, 0, 0].long()
     assert torch.equal(extra.pixels, bank.pixels[sources])
     assert torch.equal(extra.labels, LABELS[sources]) and torch.equal(extra.clusters, CLUSTERS[sources])
@@ -114,28 +113,23 @@ def test_copies_are_training_images_each_as_often_as_the_others(bank, made):
     assert all(sorted(sources[start : start + 6].tolist()) == list(range(6)) for start in (0, 6, 12))
 
 
-def test_mixed_up_names_belong_to_nobody_in_particular(bank, made):
-    extra = find(bank, made, "wrong_identities", target="own", amount=600)
+def test_mixed_up_names_belong_to_nobody_in_particular(bank, trained):
+    extra = find(bank, trained, "wrong_identities", generated=False, n=600)
     truth = LABELS[extra.pixels[:, 0, 0, 0].long()]
     for label in range(3):
         assert min(shares(extra.labels[truth == label], 3)) > 40  # of 200
 
 
-def test_copies_without_clusters_have_none(bank):
-    extra = find_extra(PARAMS | {"extra": "copies", "target": "own"}, bank, LABELS, None, [])
-    assert not extra.clusters.any()
-
-
-def test_noise_is_noise_in_every_byte_and_in_its_cluster(bank, made):
-    extra = find(bank, made, "noise", amount=90)
+def test_noise_is_noise_in_every_byte_and_in_its_cluster(bank, trained):
+    extra = find(bank, trained, "noise", n=90)
     assert extra.pixels.double().mean().item() == pytest.approx(127.5, abs=1) and len(extra.pixels.unique()) == 256
     assert extra.pixels.double().std().item() == pytest.approx(73.9, abs=1)
     assert min(shares(extra.clusters, 3)) > 15
 
 
-def test_drawn_images_take_the_size_of_the_others(bank, made):
+def test_generated_images_take_the_size_of_the_others(bank, trained):
     large = Images(torch.zeros(6, 3, 32, 24, dtype=torch.uint8), bank.pids, bank.camids)
-    extra, small = find(large, made, "generated"), find(bank, made, "generated")
+    extra, small = find(large, trained, "generated"), find(bank, trained, "generated")
     assert extra.pixels.shape == (20, 3, 32, 24)
     assert torch.equal(extra.pixels, resize(small.pixels, (32, 24))) and torch.equal(extra.clusters, small.clusters)
 
@@ -176,12 +170,12 @@ def test_a_window_as_large_as_the_image_is_the_image_and_a_larger_one_is_refused
 
 # ----------------------------------------------------------------------------------------------------------- batches
 
-MIXED = {"seed": 0, "crop_height": 12, "crop_width": 6, "erase": 0.8, "batch_size": 4}
+MIXED = {"seed": 0, "window": (12, 6), "erase": 0.8, "batch_size": 4}
 
 
 def mixed(bank, **changes):
     extra = Extra(bank.pixels[:5] // 2, torch.tensor([2, 0, 1, 0, 1]), torch.arange(5) > 1, torch.arange(5))
-    return MixedBatches(MIXED | changes, bank.pixels, LABELS, extra, device="cpu"), extra
+    return MixedBatches(bank.pixels, LABELS, extra, device="cpu", **MIXED | changes), extra
 
 
 def test_batches_hold_every_image_once_with_what_belongs_to_it(bank):
@@ -217,7 +211,7 @@ def test_images_are_cropped_then_mirrored_normalised_and_erased(bank):
 
 
 def test_without_chance_an_image_stays_as_it_is(bank):
-    batches, extra = mixed(bank, crop_height=16, crop_width=8, erase=0.0)
+    batches, extra = mixed(bank, window=(16, 8), erase=0.0)
     everything = normalise(torch.cat([bank.pixels, extra.pixels]))
     for batch in batches:
         for image, index in zip(batch.images, batch.indices, strict=True):

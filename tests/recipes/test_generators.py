@@ -1,4 +1,4 @@
-"""A DCGAN for each cluster: its step by hand, its film, where it starts; it is made once and survives a kill."""
+"""A DCGAN for each cluster: its step by hand, its snapshots, where it starts; it is made once and survives a kill."""
 
 import copy
 import functools
@@ -9,36 +9,34 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from reidkit import runs, studies
+from reidkit import code, runs
 from reidkit.models.dcgan import from_pixels, to_pixels
 from reidkit.recipes import generators
 from reidkit.recipes.generators import (
-    MADE_BY,
-    MADE_OF,
-    Drawn,
-    Draws,
-    Film,
+    DECISIVE,
+    GANBatch,
+    GANBatches,
+    Snapshots,
     build,
-    code_digest,
-    draw,
-    fingerprint,
     gan_step,
-    keep,
+    generate,
     noise,
     sample,
     train_generator,
     train_generators,
 )
-from reidkit.recipes.sparse_smoothing import TRAINED_WITH
+from reidkit.recipes.kept import fingerprint, kept
+from reidkit.recipes.sparse_smoothing import Parameters
 from reidkit.training import History, fit
 
-PARAMS = {"gan_height": 16, "gan_width": 8, "gan_channels": 4, "gan_stages": 2, "gan_batch": 4, "gan_epochs": 2}
-PARAMS |= {"gan_steps": 3, "gan_lr": 1e-3, "gan_precision": "fp32", "gan_init": "scratch", "seed": 0}
+SMALL = {"gan_height": 16, "gan_width": 8, "gan_channels": 4, "gan_stages": 2, "gan_batch": 4, "gan_epochs": 2}
+PARAMS = Parameters(**SMALL, gan_steps=3, gan_lr=1e-3, gan_precision="fp32", gan_init="scratch")
 
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(generators, "REFERENCE", tmp_path / "generator.safetensors")
     return tmp_path
 
 
@@ -49,8 +47,8 @@ def pixels(generator):
     return (bright + 50 * torch.rand(10, 3, 16, 8, generator=generator)).to(torch.uint8)
 
 
-def train(pixels, start=None, seed=0, **changes):
-    return train_generator(PARAMS | changes, pixels, start=start, title="tests", seed=seed, progress=False)
+def train(pixels, start=None, **changes):
+    return train_generator(PARAMS.but(**changes), pixels, start=start, title="tests", progress=False)
 
 
 def same(ours, theirs):
@@ -62,10 +60,10 @@ def same(ours, theirs):
 
 @pytest.fixture
 def batch(pixels):
-    return Drawn(from_pixels(pixels), torch.rand(10, 100) * 2 - 1, 0, 1)
+    return GANBatch(from_pixels(pixels), torch.rand(10, 100) * 2 - 1, 0, 1)
 
 
-FILM = Film(2, (16, 8), seed=0)
+SNAPSHOTS = Snapshots(2, (16, 8), seed=0)
 
 
 def test_a_step_is_one_update_of_the_discriminator_and_two_of_the_generator_with_the_same_noise(batch):
@@ -77,7 +75,7 @@ def test_a_step_is_one_update_of_the_discriminator_and_two_of_the_generator_with
     def sgd(networks):
         return {name: torch.optim.SGD(network.parameters(), lr=0.5) for name, network in networks.items()}
 
-    step = functools.partial(gan_step, film=FILM)
+    step = functools.partial(gan_step, snapshots=SNAPSHOTS)
     fit(model, [batch], step, epochs=1, optimizers=sgd(model), precision="fp32", progress=False)
     ways = sgd(twin)
 
@@ -113,12 +111,12 @@ def test_both_networks_learn_as_released(pixels, monkeypatch):
 def test_the_terms_of_a_step_equal_their_equations(batch):
     model = build(PARAMS)
     generator, discriminator = model["generator"], model["discriminator"]
-    steps = gan_step(model, batch, film=FILM)
+    steps = gan_step(model, batch, snapshots=SNAPSHOTS)
     name, terms = next(steps)
     assert name == "discriminator"
     real, other = discriminator(batch.images).sigmoid(), discriminator(generator(batch.noise)).sigmoid()
     torch.testing.assert_close(terms["real"], -real.log().mean())
-    torch.testing.assert_close(terms["drawn"], -(1 - other).log().mean())
+    torch.testing.assert_close(terms["generated"], -(1 - other).log().mean())
     for _ in range(2):
         name, terms = next(steps)
         assert name == "generator"
@@ -131,7 +129,7 @@ def test_the_terms_of_a_step_equal_their_equations(batch):
 
 def test_neither_network_learns_from_the_other_ones_loss(batch):
     model = build(PARAMS)
-    for name, terms in gan_step(model, batch, film=FILM):
+    for name, terms in gan_step(model, batch, snapshots=SNAPSHOTS):
         other = model["generator" if name == "discriminator" else "discriminator"]
         sum(terms.values()).backward()
         assert all(parameter.grad is None for parameter in other.parameters()), name
@@ -144,47 +142,50 @@ def test_neither_network_learns_from_the_other_ones_loss(batch):
 
 
 def test_an_epoch_is_one_pass_or_so_many_batches(pixels):
-    one = [drawn.images for drawn in Draws(pixels, batch_size=4, seed=0)]
+    one = [batch.images for batch in GANBatches(pixels, batch_size=4, seed=0)]
     assert [len(images) for images in one] == [4, 4]  # the last two of the ten are left out
     found = torch.cat(one).flatten(1)
     assert len(found.unique(dim=0)) == 8
     assert all((from_pixels(pixels).flatten(1) == image).all(1).any() for image in found)
-    many = list(Draws(pixels, batch_size=4, steps=7, seed=0))
-    assert [drawn.step for drawn in many] == list(range(7)) and {len(drawn.noise) for drawn in many} == {4}
-    assert [len(drawn.images) for drawn in Draws(pixels[:3], batch_size=4, seed=0)] == [3]  # a small cluster
+    many = list(GANBatches(pixels, batch_size=4, steps=7, seed=0))
+    assert [batch.step for batch in many] == list(range(7)) and {len(batch.noise) for batch in many} == {4}
+    assert [len(batch.images) for batch in GANBatches(pixels[:3], batch_size=4, seed=0)] == [3]  # a small cluster
 
 
 def test_epochs_differ_and_repeat(pixels):
-    draws, again = Draws(pixels, batch_size=4, steps=3, seed=0), Draws(pixels, batch_size=4, steps=3, seed=0)
+    batches, again = (
+        GANBatches(pixels, batch_size=4, steps=3, seed=0),
+        GANBatches(pixels, batch_size=4, steps=3, seed=0),
+    )
 
     def epoch(stream, number):
         stream.set_epoch(number)
         return [torch.stack(part) for part in ([d.images for d in stream], [d.noise for d in stream])]
 
-    first, second = epoch(draws, 0), epoch(draws, 1)
+    first, second = epoch(batches, 0), epoch(batches, 1)
     same(epoch(again, 1), second)
     for one, other in zip(first, second, strict=True):
         assert not torch.equal(one, other)
-    assert [drawn.epoch for drawn in draws] == [1] * 3
+    assert [batch.epoch for batch in batches] == [1] * 3
 
 
 def test_noise_is_uniform_from_minus_one_to_one(generator):
-    z = noise(500, generator=generator)
+    z = noise(500, rng=generator)
     assert z.shape == (500, 100) and z.min() < -0.999 and z.max() > 0.999
     assert z.mean().item() == pytest.approx(0, abs=0.01) and z.var().item() == pytest.approx(1 / 3, rel=0.02)
 
 
-# ------------------------------------------------------------------------------------------------- images and the film
+# ------------------------------------------------------------------------------------------------- images and snapshots
 
 
-def test_images_are_drawn_as_at_test_time_and_the_mode_is_restored():
+def test_images_are_generated_as_at_test_time_and_the_mode_is_restored():
     network, z = build(PARAMS)["generator"].train(), torch.rand(5, 100)
     before = copy.deepcopy(network.state_dict())
-    drawn = draw(network, z, batch_size=2)
+    images = generate(network, z, batch_size=2)
     assert network.training and all(module.training for module in network.modules())
     same(network.state_dict(), before)  # batch statistics did not move
-    same(drawn, to_pixels(network.eval()(z)))
-    draw(network, z)
+    same(images, to_pixels(network.eval()(z)))
+    generate(network, z)
     assert not network.training
 
 
@@ -194,17 +195,19 @@ def test_more_images_of_a_seed_begin_with_the_same_ones():
     assert torch.equal(many[:3], few) and not torch.equal(sample(network, 3, seed=5), few)
 
 
-def test_the_film_shows_the_same_noise_before_and_after_every_epoch(pixels):
+def test_snapshots_are_of_the_same_noise_before_and_after_every_epoch(pixels):
     made = train(pixels)
-    z = Film(2, (16, 8), seed=0).noise
+    z = Snapshots(2, (16, 8), seed=0).noise
     runs.seed(0)
-    assert made.film.shape == (3, 8, 3, 16, 8)
-    same(made.film[0], draw(build(PARAMS)["generator"], z))
-    same(made.film[1], draw(train(pixels, gan_epochs=1).model["generator"], z))
-    same(made.film[2], draw(made.model["generator"], z))
-    assert not torch.equal(made.film[0], made.film[1]) and not torch.equal(made.film[1], made.film[2])
+    assert made.snapshots.shape == (3, 8, 3, 16, 8)
+    same(made.snapshots[0], generate(build(PARAMS)["generator"], z))
+    same(made.snapshots[1], generate(train(pixels, gan_epochs=1).model["generator"], z))
+    same(made.snapshots[2], generate(made.model["generator"], z))
+    assert not torch.equal(made.snapshots[0], made.snapshots[1]) and not torch.equal(
+        made.snapshots[1], made.snapshots[2]
+    )
     assert [
-        row.keys() >= {"discriminator/real", "discriminator/drawn", "generator/passed"} for row in made.history
+        row.keys() >= {"discriminator/real", "discriminator/generated", "generator/passed"} for row in made.history
     ] == [True, True]
 
 
@@ -212,7 +215,7 @@ def test_it_learns_what_its_images_have_in_common():
     """Black on the left and white on the right: at first a generator draws grey, and within 150 steps this."""
     halves = torch.cat([torch.zeros(8, 3, 16, 4), torch.full((8, 3, 16, 4), 255.0)], 3).to(torch.uint8)
     made = train(halves, gan_epochs=1, gan_steps=150, gan_lr=2e-3, gan_batch=8)
-    before, after = (frame.float().mean((0, 1, 2)) for frame in made.film)
+    before, after = (frame.float().mean((0, 1, 2)) for frame in made.snapshots)
     assert (before - 127).abs().max() < 20
     assert after[:3].mean() < 80 and after[5:].mean() > 170
 
@@ -231,7 +234,7 @@ def test_a_generator_is_trained_once(pixels, root, monkeypatch):
     torch.manual_seed(77)
     again = train(pixels)
     same(again.model.state_dict(), first.model.state_dict())
-    same(again.film, first.film)
+    same(again.snapshots, first.snapshots)
     assert again.history == first.history
 
 
@@ -241,64 +244,43 @@ def test_a_seed_decides_everything(pixels, root):
         path.unlink()
     torch.manual_seed(77)
     same(train(pixels).model.state_dict(), first.model.state_dict())
-    assert not torch.equal(train(pixels, seed=1).film, first.film)
+    assert not torch.equal(train(pixels, seed=1).snapshots, first.snapshots)
 
 
 def test_whatever_decides_a_generator_gives_it_another_file(pixels, root):
     changes = [{"gan_batch": 3}, {"gan_epochs": 1}, {"gan_steps": 2}, {"gan_lr": 2e-3}, {"gan_precision": "bf16"}]
-    assert {name for change in changes for name in change} == set(MADE_OF)
-    changes += [
-        {},
-        {"seed": 1},
-        {"gan_channels": 5},
-        {"pixels": pixels + 1},
-        {"start": train(pixels).model.state_dict()},
-    ]
+    changes += [{"seed": 1}]
+    assert {name for change in changes for name in change} == set(DECISIVE)
+    changes += [{}, {"gan_channels": 5}, {"pixels": pixels + 1}, {"start": train(pixels).model.state_dict()}]
     for number, change in enumerate(changes):
         train(**{"pixels": pixels} | change)
-        assert len(files_of(root)) == number + 1 + (number < 5), change
+        assert len(files_of(root)) == number + 1 + (number < 6), change
     train(pixels, amount=7, epochs=100, clusters=2)
     train(pixels.clone())
     assert len(files_of(root)) == len(changes)
 
 
-def test_the_code_that_decides_a_generator_is_in_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+def test_code_settings_tensors_and_the_device_are_in_the_name_of_what_is_kept(monkeypatch):
+    def named(module="reidkit.recipes.generators", settings=None, tensor=None):
+        return fingerprint(module, settings or {}, torch.zeros(2) if tensor is None else tensor)
 
-    def named(text="", settings=None, tensor=None):
-        if text:
-            (tmp_path / "tests_code.py").write_text(text)
-            code_digest.cache_clear()
-        return fingerprint(("tests_code",), settings or {}, torch.zeros(2) if tensor is None else tensor)
-
-    before = named("x = 1")
-    assert named("x = 1  # one") == before != named("x = 2") and named("x = 1") == before
-    (tmp_path / "tests_code.py").write_text("x = 3")
-    assert named() == before, "a run is named by the code that it has read"
-    assert named(settings={"lr": 1}) != before
-    assert before not in (named(tensor=torch.zeros(2, 1)), named(tensor=torch.zeros(2).double()))
+    names = [named(), named("reidkit.models.dcgan"), named(settings={"lr": 1})]
+    names += [named(tensor=torch.zeros(2, 1)), named(tensor=torch.zeros(2).double()), named(tensor=torch.ones(2))]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert named() != before
+    names.append(named())
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
-    ("file", "names", "listed", "others"),
+    ("module", "needed", "foreign"),
     [
-        ("generators", ["train_generator"], MADE_BY, set()),
-        # where weights lie does not matter, only what is in them; blocks of rows change no number
-        ("sparse_smoothing", ["train", "build_model"], TRAINED_WITH, {"recipes/sources", "distances"}),
+        ("generators", {"models.dcgan", "models.precision", "data.samplers", "training"}, {"recipes.sparse_smoothing"}),
+        ("sparse_smoothing", {"models.sparse_smoothing", "recipes.supervised", "recipes.extra_images"}, {"plots"}),
     ],
 )
-def test_no_code_that_trains_what_is_kept_is_forgotten(file, names, listed, others):
-    """The files that hold what these functions use, directly or not, as a study finds them."""
-    todo, found = [(studies.LIBRARY / "recipes" / f"{file}.py", name) for name in names], set()
-    while todo:
-        path, name = todo.pop()
-        known = studies._definitions(path, studies.LIBRARY)
-        if (path, name) not in found and name in known:
-            found.add((path, name))
-            todo += known[name][1]
-    assert {path.relative_to(studies.LIBRARY).with_suffix("").as_posix() for path, _ in found} == {*listed, *others}
+def test_no_code_that_trains_what_is_kept_is_forgotten(module, needed, foreign):
+    found = {name.removeprefix("reidkit.") for name in code.closure(f"reidkit.recipes.{module}")}
+    assert needed <= found and not foreign & found
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"\0" * 40 + data])
@@ -319,9 +301,9 @@ def test_what_is_kept_is_whole_or_not_there(root):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        keep("some", make)
+        kept("some", make)
     assert files_of(root) == ["some"]
-    tensors, rows = keep("some", lambda folder: ({"x": torch.ones(3, 2).T}, [{"epoch": 1}]))
+    tensors, rows = kept("some", lambda folder: ({"x": torch.ones(3, 2).T}, [{"epoch": 1}]))
     assert files_of(root) == ["some.safetensors"]
     same(tensors, {"x": torch.ones(2, 3)})
     assert rows == json.loads(json.dumps(rows)) == [{"epoch": 1}]
@@ -338,10 +320,10 @@ def test_a_killed_training_goes_on_to_the_same_bits(pixels, root, monkeypatch, e
         path.unlink()
     step = generators.gan_step
 
-    def dying(model, batch, *, film):
+    def dying(model, batch, *, snapshots):
         if (batch.epoch, batch.step) == (epoch, 1):
             raise Killed
-        yield from step(model, batch, film=film)
+        yield from step(model, batch, snapshots=snapshots)
 
     monkeypatch.setattr(generators, "gan_step", dying)
     with pytest.raises(Killed):
@@ -355,7 +337,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(pixels, root, monkeypatch, e
     resumed = train(pixels, gan_epochs=3)
     assert len(done) == 3 * (3 - epoch), "epochs that were done are not done again"
     same(resumed.model.state_dict(), whole.model.state_dict())
-    same(resumed.film, whole.film)
+    same(resumed.snapshots, whole.snapshots)
 
 
 # -------------------------------------------------------------------------------------------------------- three starts
@@ -377,13 +359,12 @@ def seen(monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["scratch", "whole", "reference"])
-def test_each_cluster_has_a_generator_that_starts_as_asked(pixels, root, seen, way):
+def test_each_cluster_has_a_generator_that_starts_as_asked(pixels, seen, way):
     runs.seed(5)
     reference = build(PARAMS).state_dict()
-    path = root / generators.REFERENCE
-    path.parent.mkdir(parents=True)
-    save_file({name: tensor.half() for name, tensor in reference.items() if tensor.is_floating_point()}, path)
-    made = train_generators(PARAMS | {"gan_init": way}, pixels, CLUSTERS, progress=False)
+    half = {name: tensor.half() for name, tensor in reference.items() if tensor.is_floating_point()}
+    save_file(half, generators.REFERENCE)
+    made = train_generators(PARAMS.but(gan_init=way), pixels, CLUSTERS, progress=False)
     assert len(made) == 2
     runs.seed(0)
     scratch = build(PARAMS).state_dict()
@@ -397,15 +378,14 @@ def test_each_cluster_has_a_generator_that_starts_as_asked(pixels, root, seen, w
     for k, (learnt, start) in enumerate(seen):
         same(learnt, pixels[k == CLUSTERS])
         same(start, scratch)
-    assert len(seen) == 2 and not torch.equal(made[0].film[-1], made[1].film[-1])
+    assert len(seen) == 2 and not torch.equal(made[0].snapshots[-1], made[1].snapshots[-1])
 
 
-def test_a_reference_that_is_not_there_or_does_not_fit_is_named(pixels, root):
-    params = PARAMS | {"gan_init": "reference"}
+def test_a_reference_that_is_not_there_or_does_not_fit_is_named(pixels):
+    params = PARAMS.but(gan_init="reference")
     with pytest.raises(ValueError, match=r"generator\.safetensors does not exist"):
         train_generators(params, pixels, CLUSTERS, progress=False)
-    (root / generators.REFERENCE).parent.mkdir(parents=True)
-    save_file(build(params | {"gan_channels": 8}).state_dict(), root / generators.REFERENCE)
+    save_file(build(params.but(gan_channels=8)).state_dict(), generators.REFERENCE)
     with pytest.raises(ValueError, match=r"generator\.safetensors does not fit .* of another shape"):
         train_generators(params, pixels, CLUSTERS, progress=False)
 
@@ -421,6 +401,8 @@ def test_bf16_is_for_the_computing_alone(pixels):
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in made.model.state_dict().values())
     with torch.no_grad():
         assert (
-            F.mse_loss(from_pixels(made.film[-1]), made.model["generator"].eval()(Film(2, (16, 8), seed=0).noise))
+            F.mse_loss(
+                from_pixels(made.snapshots[-1]), made.model["generator"].eval()(Snapshots(2, (16, 8), seed=0).noise)
+            )
             < 1e-4
         )

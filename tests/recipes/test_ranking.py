@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from reidkit import runs
+from reidkit import claims, parameters, runs
 from reidkit.data.samplers import Sample
 from reidkit.embed import Embeddings
 from reidkit.losses.ranking import lin_loss, ranked_list_loss
@@ -17,19 +17,9 @@ from reidkit.losses.triplet import batch_hard_triplet_loss
 from reidkit.metrics.reranking import k_reciprocal_rerank
 from reidkit.metrics.retrieval import evaluate_distances
 from reidkit.models.backbones import small_resnet
-from reidkit.models.heads import ReID
-from reidkit.recipes import supervised
-from reidkit.recipes.ranking import (
-    BACKBONES,
-    EFFECTS,
-    STUDIES,
-    SWEEPS,
-    VARIANTS,
-    build_step,
-    rerank,
-    run,
-    training_step,
-)
+from reidkit.models.heads import BNNeck, ReID
+from reidkit.recipes import driver, ranking, supervised
+from reidkit.recipes.ranking import BACKBONES, SWEEPS, VARIANTS, Parameters, build_step, run, training_step
 
 FEW = {"epochs": 1, "steps_per_epoch": 2, "p": 3, "k": 2, "height": 32, "width": 16}
 
@@ -68,7 +58,7 @@ def few(variant, archives, **changes):
 
 def batch_and_twins():
     torch.manual_seed(0)
-    model = ReID(small_resnet(width=4), num_pids=3)
+    model = ReID(small_resnet(width=4), BNNeck(32, 3))
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     return Sample(torch.randn(6, 3, 32, 16), labels, labels, torch.arange(6)), model, copy.deepcopy(model)
 
@@ -76,7 +66,7 @@ def batch_and_twins():
 @pytest.mark.parametrize("variant", ["default", "ranked_list", "triplet", "softmax", "lin_after"])
 def test_a_step_is_the_sum_it_says(variant):
     batch, model, twin = batch_and_twins()
-    params = runs.settings("03", "tiny", VARIANTS, variant, {})
+    params = driver.settings("ranking", Parameters, VARIANTS, variant, preset="tiny")
     terms, output = build_step(params)(model, batch), twin(batch.images)
     # the equations with the paper's numbers: L = softmax with smoothing 0.1 + w (Lin at r = 0.7, T = 1), w = 0.4
     ranks = {
@@ -96,7 +86,7 @@ def test_a_step_is_the_sum_it_says(variant):
 def test_the_switches_of_the_ledger_reach_the_loss():
     batch, model, twin = batch_and_twins()
     changes = {"weighting": "eq3", "radius": 0.5, "temperature": 2.0, "ranked": "feature", "rank_weight": 3.0}
-    terms = build_step(runs.preset("03", "quick") | changes)(model, batch)
+    terms = build_step(Parameters(**changes))(model, batch)
     value = lin_loss(twin(batch.images).feature, batch.labels, radius=0.5, temperature=2.0, weighting="eq3")
     torch.testing.assert_close(terms["ranking"], 3 * value)
 
@@ -114,7 +104,7 @@ def test_every_variant_runs_and_measures(variant, archives):
     assert metrics["ap"] == "mean" and metrics["rank1"] <= metrics["rank5"] <= metrics["rank10"] <= metrics["rank20"]
     assert 0 < metrics["mAP_reranked"] <= 1 and 0 <= metrics["rank1_reranked"] <= 1
     path = runs.save_result(result, runs.ROOT)
-    printed = runs.published("03")["table_of_variants"].get(variant, {})
+    printed = claims.printed("03")["table_of_variants"].get(variant, {})
     assert runs._load_result(path).paper == printed
 
 
@@ -127,11 +117,11 @@ def test_a_run_across_domains_learns_here_and_is_tested_there(variant, trained, 
     seen = []
 
     def load_data(params, *, progress):
-        seen.append(params["dataset"])
+        seen.append(params.dataset)
         return whole(params, progress=progress)
 
-    whole = supervised.load_data
-    monkeypatch.setattr(supervised, "load_data", load_data)
+    whole = ranking.load_data
+    monkeypatch.setattr(ranking, "load_data", load_data)
     result = few(variant, archives)
     assert seen == [trained] + [tested] * (tested != trained)
     assert result.objects["data"].split.root.name == tested
@@ -143,7 +133,7 @@ def test_re_ranking_leaves_the_junk_out():
     pids, camids = torch.arange(30) % 5, torch.arange(30) % 3
     query, gallery = Embeddings(x[:6], pids[:6], camids[:6]), Embeddings(x[6:], pids[6:].clone(), camids[6:])
     gallery.pids[:4] = -1
-    found = rerank(query, gallery)
+    found = supervised.rerank(query, gallery)
     dist = k_reciprocal_rerank(x[:6], x[10:], k1=20, k2=6, lam=0.3)
     wanted = evaluate_distances(dist, pids[:6], camids[:6], pids[10:], camids[10:])
     assert found == {"rank1_reranked": wanted.rank1, "mAP_reranked": wanted.mAP}
@@ -166,7 +156,7 @@ def test_the_presets_of_the_archives_are_the_released_settings():
     released |= {"last_stride": 1, "neck": "bn", "sampler": "pk", "erase": 0.5, "label_smoothing": 0.1}
     released |= {"classify": True, "ranking": "lin", "ranked": "embedding", "weighting": "code", "radius": 0.7}
     released |= {"temperature": 1.0, "rank_weight": 0.4, "detach_weights": False, "domains": "home"}
-    market, duke = (runs.preset("03", name) for name in ("market1501", "dukemtmc"))
+    market, duke = (Parameters.of(parameters.preset("03", name)).values() for name in ("market1501", "dukemtmc"))
     assert {name: market[name] for name in released} == released
     own = {"preset": "dukemtmc", "dataset": "dukemtmc", "other_dataset": "market1501"}
     assert duke == market | own and market["other_dataset"] == "dukemtmc"
@@ -175,7 +165,7 @@ def test_the_presets_of_the_archives_are_the_released_settings():
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"classify": False, "ranking": "none"}, "nothing to learn from"),
     ({"ranking": "lim"}, "ranking must be one of .* the nearest is lin"),
-    ({"ranked": "logits"}, "ranked must be one of feature, embedding"),
+    ({"ranked": "logits"}, "ranked must be one of embedding, feature"),
     ({"domains": "away"}, "domains must be one of home, there, back"),
 ])  # fmt: skip
 def test_what_cannot_be_trained_is_refused(changes, sentence, archives):
@@ -183,15 +173,10 @@ def test_what_cannot_be_trained_is_refused(changes, sentence, archives):
         few("default", archives, **changes)
 
 
-def test_studies_and_effects_name_variants():
-    assert {name for group in STUDIES.values() for name in group} == set(VARIANTS)
-    assert all({effect.variant, effect.against} <= set(VARIANTS) for effect in EFFECTS)
+def test_a_sweep_has_its_values_in_order():
+    groups = claims.groups("03", VARIANTS)
     for knob, values in SWEEPS.items():
-        assert [VARIANTS[name].changes[knob] for name in STUDIES[knob]] == list(values)
-
-
-def test_every_printed_row_is_a_variant():
-    assert set(runs.published("03")["table_of_variants"]) <= set(VARIANTS)
+        assert [VARIANTS[name].changes[knob] for name in groups[knob]] == list(values)
 
 
 def test_every_backbone_of_table_v_is_there():

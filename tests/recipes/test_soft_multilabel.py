@@ -6,24 +6,25 @@ import inspect
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 import miniatures
-from reidkit import runs
+from reidkit import claims, parameters, runs
 from reidkit.data.images import identity_labels, normalise
 from reidkit.data.samplers import Sample
 from reidkit.embed import embed
 from reidkit.losses.soft_multilabel import agreement, joint_embedding_loss
 from reidkit.models.backbones import small_resnet
-from reidkit.models.heads import ReID
-from reidkit.recipes import soft_multilabel, supervised
+from reidkit.models.heads import Agents, ReID
+from reidkit.recipes import driver, soft_multilabel, sources, supervised
 from reidkit.recipes.soft_multilabel import (
-    STUDIES,
     VARIANTS,
+    JoinedBatches,
     Memory,
-    Pair,
-    Streams,
+    Parameters,
+    SourceAndTarget,
     agent_step,
     build_optimizer,
     build_schedule,
@@ -31,7 +32,6 @@ from reidkit.recipes.soft_multilabel import (
     count_mined,
     everybody,
     run,
-    save_stage_one,
     stage_one,
     training_step,
 )
@@ -41,7 +41,8 @@ FEW = {"dataset": "market1501", "source_dataset": "msmt17", "epochs": 2, "steps_
 FEW |= {"height": 32, "width": 16, "source_batch": 4, "target_batch": 6, "mining_ratio": 0.25, "target": True}
 ONE = {"lambda1": 0.1, "lambda2": 3.0, "beta": 0.5, "margin": 1.0, "joint_reading": "code", "mining_from": 0}
 N_TARGET, N_SOURCE, N_AGENTS = 16, 24, 5  # images and people of the miniatures
-SWEPT = {name for knob in soft_multilabel.SWEEPS for name in STUDIES[knob]}
+GROUPS = claims.groups("06", VARIANTS)
+SWEPT = {name for knob in soft_multilabel.SWEEPS for name in GROUPS[knob]}
 WHOLE = dict(supervised.BACKBONES)
 
 
@@ -55,24 +56,36 @@ def archives(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """Checkpoints go to a scratch folder, and the backbones are thin; so are the reference weights there."""
+    """Checkpoints go to a scratch folder, and the backbones are thin; so are the reference weights."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "REFERENCE", tmp_path / "reference.safetensors")
     thin = functools.partial(small_resnet, width=4)
     for name in ("small_resnet", "resnet50"):
         monkeypatch.setitem(supervised.BACKBONES, name, thin)
-    save_stage_one(
-        ReID(thin(last_relu=False), N_AGENTS, neck="agents"), tmp_path / "data/weights/reference.safetensors"
-    )
+    write_weights(network(N_AGENTS), tmp_path / "reference.safetensors")
+
+
+def network(num_agents, **options):
+    backbone = small_resnet(width=4, **{"last_relu": False} | options)
+    return ReID(backbone, Agents(backbone.dim, num_agents))
+
+
+def write_weights(model, path):
+    """A file as tools/reference.py writes it: the agents are the last layer of the network."""
+    tensors = model.backbone.state_dict() | {"classifier.weight": model.head.agents}
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def few(variant, archives, **changes):
-    changes = {name: value for name, value in (FEW | changes).items() if name not in VARIANTS[variant].changes}
-    return run(variant, preset="quick", data_root=str(archives), progress=False, **changes)
+    return run(variant, preset="quick", data_root=str(archives), progress=False, **FEW | changes)
 
 
 def params_of(archives, **changes):
-    values = {**FEW, "data_root": str(archives), **changes}
-    return runs.settings("06", "quick", VARIANTS, "default", values)
+    return Parameters.of({**FEW, "data_root": str(archives), **changes})
+
+
+def preset(name):
+    return Parameters.of(parameters.preset("06", name))
 
 
 @pytest.fixture
@@ -81,19 +94,19 @@ def batch():
     labels, same = torch.tensor([0, 1, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     source = Sample(torch.randn(5, 3, 32, 16), labels, labels, torch.arange(5))
     target = Sample(torch.randn(8, 3, 32, 16), same, torch.arange(8) % 2, torch.arange(8) + 2)
-    return Pair(source, target, epoch=0)
+    return SourceAndTarget(source, target, epoch=0)
 
 
 def remembered(mining="multilabels", **changes):
-    values = runs.preset("06", "quick") | {"mining": mining, "mining_ratio": 0.25} | changes
-    return Memory(values, num_images=10, num_agents=4)
+    params = Parameters.of({"mining": mining, "mining_ratio": 0.25} | changes)
+    return Memory(params, num_images=10, num_agents=4)
 
 
 # The step
 
 
 def test_a_step_is_the_sum_it_says(batch):
-    model, memory = ReID(small_resnet(width=4, last_relu=False), num_pids=4, neck="agents"), remembered()
+    model, memory = network(4), remembered()
     twin = copy.deepcopy(model)
     terms = training_step(model, batch, memory=memory, **ONE)
     assert [name for name, term in terms.items() if term.requires_grad] == [
@@ -127,7 +140,7 @@ def test_a_step_is_the_sum_it_says(batch):
 
 
 def test_agents_learn_from_their_own_people_alone(batch):
-    model = ReID(small_resnet(width=4, last_relu=False), num_pids=4, neck="agents")
+    model = network(4)
     terms = training_step(model, batch, memory=remembered(), **ONE)
     weight = model.head.classifier.weight
     for name in ("joint", "cameras", "discriminative"):
@@ -136,7 +149,7 @@ def test_agents_learn_from_their_own_people_alone(batch):
 
 
 def test_nothing_is_mined_or_kept_before_its_epoch(batch):
-    model, memory = ReID(small_resnet(width=4), num_pids=4, neck="agents"), remembered()
+    model, memory = network(4, last_relu=True), remembered()
     terms = training_step(model, batch, memory=memory, **ONE | {"mining_from": 1})
     assert terms.keys() == {"agents", "joint", "cameras"}
     assert not memory.multilabels.visited.any() and memory.mining.threshold.isnan()
@@ -145,7 +158,7 @@ def test_nothing_is_mined_or_kept_before_its_epoch(batch):
 
 
 def test_the_baseline_splits_by_features(batch):
-    model = ReID(small_resnet(width=4), num_pids=4, neck="agents")
+    model = network(4, last_relu=True)
     terms = training_step(model, batch, memory=remembered("features"), **ONE)
     assert (terms["positives"], terms["negatives"]) == (3, 4)  # half of 7
 
@@ -165,7 +178,7 @@ def test_mined_pairs_are_counted_as_one_would():
     assert count_mined(torch.zeros(0, 2, dtype=torch.long), torch.tensor(negative), labels)["positives_same"] == 0
 
 
-# Two streams
+# Two cities at a time
 
 
 class Counted:
@@ -182,23 +195,23 @@ class Counted:
 
 
 def test_a_short_target_begins_again_and_no_pass_is_used_twice():
-    streams, passes = Streams(Cycle(list("abcd"), 7), Counted()), []
+    batches, passes = JoinedBatches(Cycle(list("abcd"), 7), Counted()), []
     for epoch in (0, 1):
-        streams.set_epoch(epoch)
-        pairs = list(streams)
-        assert len(pairs) == len(streams) == 7 and {pair.epoch for pair in pairs} == {epoch}
+        batches.set_epoch(epoch)
+        pairs = list(batches)
+        assert len(pairs) == len(batches) == 7 and {pair.epoch for pair in pairs} == {epoch}
         assert "".join(pair.source for pair in pairs) == "abcdabc"
         assert [pair.target[1] for pair in pairs] == [0, 1, 2, 0, 1, 2, 0]
         passes.append({pair.target[0] for pair in pairs})
     assert len(passes[0]) == 3 and not passes[0] & passes[1]
-    again = list(streams)
+    again = list(batches)
     assert again == pairs
 
 
 def test_a_long_target_is_cut():
-    streams = Streams(Cycle(["a"], 1), Counted())
-    streams.set_epoch(0)
-    assert len(list(streams)) == 1
+    batches = JoinedBatches(Cycle(["a"], 1), Counted())
+    batches.set_epoch(0)
+    assert len(list(batches)) == 1
 
 
 # What is remembered
@@ -262,40 +275,31 @@ def test_the_control_does_not_see_the_target(archives, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.* images have .* pairs, of which mining_ratio")
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in SWEPT] + ["beta_0", "mining_ratio_0_001"])
 def test_every_variant_runs_and_measures(variant, archives):
-    params = runs.preset("06", "quick") | FEW | VARIANTS[variant].changes | {"data_root": str(archives)}
-    result = run_with(params, variant)
+    result = few(variant, archives)
+    params = Parameters.of(result.params)
     metrics = result.metrics
     assert metrics["n_query"] == metrics["n_valid"] == 4 and metrics["ap"] == "mean"
     assert 0 < metrics["mAP"] <= 1 and 0 < metrics["mAP_mar"] <= 1
     history, memory = result.objects["history"], result.objects["memory"]
-    assert len(history.rows) == params["epochs"]
-    assert (memory is None) == (not params["target"])
-    if params["target"] and params["epochs"]:
-        mines = params["mining"] != "none"
+    assert len(history.rows) == params.epochs
+    assert (memory is None) == (not params.target)
+    if params.target and params.epochs:
+        mines = params.mining != "none"
         assert [("discriminative" in row) for row in history.rows] == [False, mines]
         assert memory.multilabels.visited.any() == mines
-    assert not list((runs.ROOT / "runs").glob("06.*")), "the checkpoint of a finished run is left"
+    assert not list((runs.ROOT / "runs").glob("soft_multilabel.*")), "the checkpoint of a finished run is left"
     runs.save_result(result, runs.ROOT)
 
 
 @pytest.mark.filterwarnings("ignore:.* images have .* pairs, of which mining_ratio")
 @pytest.mark.parametrize("variant", sorted(SWEPT))
 def test_every_setting_of_a_knob_takes_a_step(variant, batch):
-    params = runs.settings("06", "tiny", VARIANTS, variant, {})
-    model, memory = ReID(small_resnet(width=4), num_pids=4, neck="agents"), remembered(**VARIANTS[variant].changes)
+    params = driver.settings("soft_multilabel", Parameters, VARIANTS, variant, preset="tiny")
+    model, memory = network(4, last_relu=True), remembered(**VARIANTS[variant].changes)
     terms = build_step(params, memory)(model, batch._replace(epoch=1))
     assert all(term.isfinite() for term in terms.values()) and terms["positives"] + terms["negatives"] >= 1
     silent = {"joint"} if VARIANTS[variant].changes == {"beta": 0.0} else set()
     assert {name for name, term in terms.items() if term.requires_grad and term == 0} == silent
-
-
-def run_with(params, variant):
-    """`run` with parameters that even the variant does not decide."""
-    given = {name: value for name, value in params.items() if name not in ("preset", "seed", "data_root", "weights")}
-    alone = {variant: VARIANTS[variant]._replace(changes={})}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(soft_multilabel, "VARIANTS", alone)
-        return run(variant, preset="quick", data_root=params["data_root"], progress=False, **given)
 
 
 def test_a_seed_decides_everything(archives):
@@ -329,7 +333,7 @@ def test_a_killed_run_goes_on_with_all_it_remembers(archives, monkeypatch):
     monkeypatch.setattr(soft_multilabel, "fit", killed_in_the_third_epoch)
     with pytest.raises(Killed):
         few("default", archives, epochs=4)
-    (folder,) = (runs.ROOT / "runs").glob("06.*")
+    (folder,) = (runs.ROOT / "runs").glob("soft_multilabel.*")
     assert [path.name for path in folder.iterdir()] == ["epoch-00002"]
     monkeypatch.setattr(soft_multilabel, "fit", trained)
     resumed = few("default", archives, epochs=4)
@@ -368,8 +372,8 @@ def test_agents_come_from_a_file_that_knows_just_these_people(archives, tmp_path
     source = everybody(params, progress=False)
     model = stage_one(params, source, progress=False)
     torch.testing.assert_close(model.head.classifier.weight.norm(dim=1), torch.ones(N_AGENTS))
-    save_stage_one(model, tmp_path / "mine.safetensors")
-    again = stage_one({**params, "weights": "mine.safetensors"}, source, progress=False)
+    write_weights(model, tmp_path / "mine.safetensors")
+    again = stage_one(params.but(weights="mine.safetensors"), source, progress=False)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
     assert "classifier.weight" not in again.backbone.state_dict()
@@ -411,9 +415,11 @@ def test_stage_one_is_trained_once_for_all_variants_and_seeds(archives, monkeypa
         ({"stage_one": "files"}, "stage_one must be one of file, means, train"),
         ({"mining": "labels"}, "mining must be one of multilabels, features, none"),
         ({"optimizer": "sdg"}, "optimizer must be one of sgd, adam"),
-        ({"schedule": "step"}, "schedule must be one of steps, cosine"),
+        ({"schedule": "step"}, "schedule must be one of cosine, steps"),
         ({"source_dataset": "msmt"}, "dataset must be one of .* the nearest is msmt17"),
-        ({"lambda3": 1.0}, "lambda3 is not a parameter of notebook 06; the nearest is"),
+        ({"joint_reading": "eq7"}, "joint_reading must be one of code, eq8"),
+        ({"memory_momentum": 1.1}, "memory_momentum must be at least 0 and at most 1"),
+        ({"lambda3": 1.0}, "lambda3 is not a parameter of soft_multilabel; the nearest is"),
         ({"target_batch": 17}, "16 images do not fill a batch of 17"),
         ({"weights": "nowhere.safetensors"}, "nowhere.safetensors does not exist"),
     ],
@@ -425,20 +431,20 @@ def test_what_a_run_does_not_know_is_refused(archives, changes, sentence):
 
 def test_without_weights_there_is_nothing_to_take_agents_from(archives):
     for way in ("file", "means"):
-        params = params_of(archives, stage_one=way) | {"weights": ""}
+        params = params_of(archives, stage_one=way, weights="")
         with pytest.raises(ValueError, match="weights is empty"):
             stage_one(params, everybody(params, progress=False), progress=False)
 
 
 def test_the_schedule_drops_where_the_released_one_does():
     """spec 4.3: of 20 epochs, a tenth from epoch 12 on and a hundredth from epoch 17 on."""
-    schedule = build_schedule({"schedule": "steps", "epochs": 20})
+    schedule = build_schedule(Parameters(schedule="steps", epochs=20))
     assert [schedule(epoch) for epoch in range(20)] == pytest.approx([1.0] * 12 + [0.1] * 5 + [0.01] * 3)
 
 
 def test_weight_decay_spares_batch_normalisation():
-    model = ReID(small_resnet(width=4), num_pids=4, neck="agents")
-    optimizer = build_optimizer(runs.preset("06", "market1501"), model)
+    model = network(4, last_relu=True)
+    optimizer = build_optimizer(preset("market1501"), model)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -447,10 +453,10 @@ def test_weight_decay_spares_batch_normalisation():
 
 
 def test_the_weights_of_the_terms_reach_the_step():
-    step = build_step(runs.preset("06", "market1501"), remembered())
+    step = build_step(preset("market1501"), remembered())
     given = {name: value for name, value in step.keywords.items() if name != "memory"}
     assert given == ONE | {"lambda1": 2e-4, "lambda2": 50.0, "beta": 0.2, "mining_from": 1}
-    assert build_step(runs.preset("06", "market1501"), None).keywords == {"weight": 50.0}
+    assert build_step(preset("market1501"), None).keywords == {"weight": 50.0}
 
 
 @pytest.mark.parametrize(("target", "other"), [("market1501", "dukemtmc"), ("dukemtmc", "market1501")])
@@ -463,9 +469,9 @@ def test_the_archives_have_the_paper_s_recipe(target, other):
     released |= {"lambda1": 2e-4, "lambda2": 50.0, "beta": 0.2, "margin": 1.0, "joint_reading": "code"}
     released |= {"threshold_momentum": 0.9, "memory_momentum": 0.9, "camera_momentum": 1 - 368 / 10_000}
     ours = {"stage_one": "train", "stage_one_epochs": 60, "stage_one_lr": 1e-2, "weights": "", "precision": "auto"}
-    values = runs.preset("06", target)
+    values = preset(target).values()
     assert {name: values[name] for name in released | ours} == pytest.approx(released | ours)
-    assert values == runs.preset("06", other) | {"preset": target, "dataset": target}
+    assert values == preset(other).but(preset=target, dataset=target).values()
 
 
 @pytest.mark.slow
@@ -489,8 +495,8 @@ def test_the_exact_recipe_runs_dry(archives, monkeypatch):
 
 
 def test_every_printed_row_is_a_variant():
-    printed = runs.published("06")
-    assert printed["table_of_variants"].keys() == set(STUDIES["table3"])
+    printed = claims.printed("06")
+    assert printed["table_of_variants"].keys() == set(GROUPS["table3"])
     assert printed["table_of_variants"]["default"]["market"][:3] == printed["state_of_the_art"]["MAR"]["market"]
     for row in (printed["table_of_variants"] | printed["state_of_the_art"]).values():
         for city in row.keys() & {"market", "duke"}:
@@ -499,5 +505,5 @@ def test_every_printed_row_is_a_variant():
 
 def test_groups_hold_what_they_say():
     for knob in soft_multilabel.SWEEPS:
-        assert {name for variant in STUDIES[knob] for name in VARIANTS[variant].changes} == {knob}
-    assert sum(map(len, soft_multilabel.SWEEPS.values())) == sum(len(STUDIES[knob]) for knob in soft_multilabel.SWEEPS)
+        assert {name for variant in GROUPS[knob] for name in VARIANTS[variant].changes} == {knob}
+    assert sum(map(len, soft_multilabel.SWEEPS.values())) == sum(len(GROUPS[knob]) for knob in soft_multilabel.SWEEPS)

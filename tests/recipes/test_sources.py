@@ -46,5 +46,5 @@ def test_a_drawn_city_is_read_by_the_protocol_of_its_archive(cities, dataset):
 
 
 def test_the_reference_weights_have_a_name():
-    assert find_weights("reference") == runs.ROOT / "data" / "weights" / "reference.safetensors"
+    assert find_weights("reference") == runs.PACKAGE / "weights" / "reference.safetensors"
     assert find_weights("/elsewhere/w.pth").as_posix() == "/elsewhere/w.pth"

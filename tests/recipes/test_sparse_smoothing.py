@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import miniatures
-from reidkit import runs, studies
+from reidkit import claims, parameters, runs
 from reidkit.data.images import identity_labels, load
 from reidkit.data.layouts import cuhk03, market1501, viper
 from reidkit.embed import embed
@@ -21,24 +21,24 @@ from reidkit.metrics import generation
 from reidkit.metrics.clustering import kmeans
 from reidkit.metrics.reranking import k_reciprocal_rerank
 from reidkit.models.backbones import resnet50, small_resnet
-from reidkit.recipes import generators, sources, sparse_measures, sparse_smoothing, supervised
+from reidkit.recipes import driver, generators, sources, sparse_measures, sparse_smoothing, supervised
 from reidkit.recipes.extra_images import Mixed
 from reidkit.recipes.sparse_smoothing import (
-    EFFECTS,
-    STUDIES,
-    TRAINED_BY,
+    DECISIVE,
     VARIANTS,
+    Parameters,
     build_loss,
     build_model,
     build_optimizer,
     build_schedule,
-    find_space,
+    find_clusters,
     first_network,
     hold_out,
     run,
     separation,
     training_step,
 )
+from reidkit.studies import runner
 
 FEW = {"dataset": "market1501", "height": 36, "width": 18, "crop_height": 32, "crop_width": 16, "hidden": 8}
 FEW |= {"epochs": 1, "steps_per_epoch": 2, "batch_size": 8, "amount": 13, "gan_height": 16, "gan_width": 8}
@@ -63,9 +63,9 @@ def archives(tmp_path_factory):
 def elsewhere(tmp_path, monkeypatch):
     """What is kept goes to a scratch folder, and the backbone is thin; so are the reference weights there."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "REFERENCE", tmp_path / "reference.safetensors")
     monkeypatch.setitem(supervised.BACKBONES, "small_resnet", thin())
-    sources.find_weights("reference").parent.mkdir(parents=True)
-    save_file(thin()().state_dict(), sources.find_weights("reference"))
+    save_file(thin()().state_dict(), sources.REFERENCE)
     return tmp_path
 
 
@@ -76,7 +76,8 @@ def few(variant, archives, preset="quick", **changes):
 
 def params_of(archives, variant="default", **changes):
     changes = {name: value for name, value in (FEW | changes).items() if name not in VARIANTS[variant].changes}
-    return runs.settings("04", "quick", VARIANTS, variant, {"data_root": str(archives), **changes})
+    start = {"preset": "quick", "data_root": str(archives)}
+    return driver.settings("sparse_smoothing", Parameters, VARIANTS, variant, **start, **changes)
 
 
 def same(ours, theirs):
@@ -90,7 +91,7 @@ MEMBERSHIP = torch.tensor([[True, True, False, False], [False, True, True, True]
 
 @pytest.fixture
 def batch():
-    """Two real images, of people 3 and 0, and three drawn ones: of cluster 1, 0 and 1."""
+    """Two real images, of people 3 and 0, and three generated ones: of cluster 1, 0 and 1."""
     generated, clusters = torch.tensor([0, 1, 1, 0, 1]).bool(), torch.tensor([0, 1, 0, 0, 1])
     images = torch.randn(5, 3, 32, 16, generator=torch.Generator().manual_seed(1))
     return Mixed(images, torch.tensor([3, 0, 2, 0, 1]), generated, clusters, torch.arange(5))
@@ -98,7 +99,7 @@ def batch():
 
 def step(batch, **changes):
     """The training step of some parameters, and the probabilities that it should see."""
-    params = runs.preset("04", "quick") | {"weights": "", "hidden": 8} | changes
+    params = Parameters(**{"weights": "", "hidden": 8} | changes)
     model = build_model(params, 4)
     twin = copy.deepcopy(model)
     torch.manual_seed(3)  # of the dropout
@@ -110,13 +111,13 @@ def step(batch, **changes):
 
 
 def test_a_step_is_the_printed_equation(batch):
-    """eq. 13: a drawn image of cluster 0 is person 0 or 1, one of cluster 1 is person 1, 2 or 3."""
+    """eq. 13: a generated image of cluster 0 is person 0 or 1, one of cluster 1 is person 1, 2 or 3."""
     loss, p = step(batch)
     parts = [p[0, 3].log(), p[1, 1:].log().mean(), p[2, :2].log().mean(), p[3, 0].log(), p[4, 1:].log().mean()]
     torch.testing.assert_close(loss, -torch.stack(parts).sum() / 5)
 
 
-def test_other_targets_are_other_labels_of_drawn_images_alone(batch):
+def test_other_targets_are_other_labels_of_generated_images_alone(batch):
     for target, labels in (
         ("uniform", [p_ for p_ in itertools.repeat(slice(None), 3)]),  # LSRO: everybody
         ("extra", [[4]] * 3),  # all in one: a fifth person
@@ -125,8 +126,8 @@ def test_other_targets_are_other_labels_of_drawn_images_alone(batch):
         extra = "copies" if target == "own" else "generated"
         loss, p = step(batch, target=target, extra=extra)
         assert p.shape == (5, 5 if target == "extra" else 4)
-        drawn = [p[row, label].log().mean() for row, label in zip((1, 2, 4), labels, strict=True)]
-        torch.testing.assert_close(loss, -torch.stack([p[0, 3].log(), p[3, 0].log(), *drawn]).sum() / 5)
+        others = [p[row, label].log().mean() for row, label in zip((1, 2, 4), labels, strict=True)]
+        torch.testing.assert_close(loss, -torch.stack([p[0, 3].log(), p[3, 0].log(), *others]).sum() / 5)
 
 
 def test_without_extra_images_a_step_is_cross_entropy_smoothed_or_not(batch):
@@ -140,7 +141,7 @@ def test_without_extra_images_a_step_is_cross_entropy_smoothed_or_not(batch):
 
 
 def test_the_noise_layer_is_between_the_logits_and_the_loss(batch):
-    params = runs.preset("04", "quick") | {"weights": "", "hidden": 8, "noise_layer": "post", "noise_on": "generated"}
+    params = Parameters(weights="", hidden=8, noise_layer="post", noise_on="generated")
     model, loss = build_model(params, 4).eval(), build_loss(params, MEMBERSHIP)
     torch.nn.init.uniform_(model.head.noise.weight)
     logits = model(batch.images).logits
@@ -168,10 +169,9 @@ def shared(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_runs_and_measures(variant, archives, shared, monkeypatch):
-    weights = sources.find_weights("reference")
-    if not (shared / "data/weights").exists():
-        (shared / "data").mkdir()
-        weights.parent.rename(shared / "data/weights")
+    if not (weights := shared / "reference.safetensors").exists():
+        sources.REFERENCE.rename(weights)
+    monkeypatch.setattr(sources, "REFERENCE", weights)
     monkeypatch.setattr(runs, "ROOT", shared)
     result = few(variant, archives)
     params, metrics, objects = result.params, result.metrics, result.objects
@@ -182,14 +182,16 @@ def test_every_variant_runs_and_measures(variant, archives, shared, monkeypatch)
     n = 0 if params["extra"] == "none" else round(13 * params["amount_factor"])
     assert (metrics["n_pids"], metrics["n_extra"]) == (PEOPLE, n) and len(objects["extra"].labels) == n
     assert len(objects["history"].rows) == 1 and objects["history"].rows[0]["softmax"] > 0
-    space, drawn = objects["space"], params["extra"] in ("generated", "wrong_clusters")
-    assert (space is None) == (params["extra"] == "none" or params["target"] == "own")
-    if space is not None:
-        assert space.membership.shape == (params["clusters"], PEOPLE)
-        assert len(space.generators) == (params["clusters"] if drawn else 0)
+    clustering, generated = objects["clustering"], params["extra"] in ("generated", "wrong_clusters")
+    assert (clustering.model is None) == (params["extra"] == "none" or params["target"] == "own")
+    if clustering.model is None:
+        assert not clustering.clusters.any() and clustering.membership.all() and not clustering.metrics
+    else:
+        assert clustering.membership.shape == (params["clusters"], PEOPLE)
+        assert len(clustering.generators) == (params["clusters"] if generated else 0)
         assert sum(metrics[f"images_{k}"] for k in range(params["clusters"])) == PEOPLE * SHOTS
         assert all(0 < metrics[f"members_{k}"] <= 1 for k in range(params["clusters"]))
-    assert not list((runs.ROOT / "runs").glob("04.*")), "the checkpoint of a finished run is left"
+    assert not list((runs.ROOT / "runs").glob("sparse_smoothing.*")), "the checkpoint of a finished run is left"
     path = runs.save_result(result, shared)
     (again,) = runs.load_results("04", "quick", variant, folder=path.parent)
     assert again.metrics == metrics
@@ -252,7 +254,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(archives, elsewhere, monkeypatch,
     monkeypatch.setattr(sparse_smoothing, "fit", dying)
     with pytest.raises(Killed):
         few("default", archives, epochs=3)
-    where = {"first network": "data/generators/network-*/training", "second network": "runs/04.*"}[which]
+    where = {"first network": "data/generators/network-*/training", "second network": "runs/sparse_smoothing.*"}[which]
     (folder,) = elsewhere.glob(where)
     assert [path.name for path in folder.iterdir()] == ["epoch-00002"]
     monkeypatch.setattr(sparse_smoothing, "fit", trained)
@@ -260,11 +262,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(archives, elsewhere, monkeypatch,
     resumed = few("default", archives, epochs=3)
     assert resumed.metrics == whole.metrics
     same(resumed.objects["model"].state_dict(), whole.objects["model"].state_dict())
-    same(resumed.objects["space"].features, whole.objects["space"].features)
+    same(resumed.objects["clustering"].features, whole.objects["clustering"].features)
 
 
 def test_it_learns(archives):
-    """People in clothes of one colour are told apart, with drawn images beside them."""
+    """People in clothes of one colour are told apart, with generated images beside them."""
     long = {"epochs": 4, "steps_per_epoch": 15, "lr": 1e-2, "backbone_rate": 1.0, "hidden": 64, "erase": 0.0}
     result = few("default", archives, **long)
     losses = result.objects["history"].frame().softmax
@@ -272,23 +274,23 @@ def test_it_learns(archives):
     assert result.metrics["mAP"] > 0.95 > few("baseline", archives, epochs=0).metrics["mAP"]
 
 
-# ------------------------------------------------------------------------------------------- the space of clusters
+# ------------------------------------------------------------------------------------------- clusters
 
 
 def test_clusters_are_those_of_the_features_of_the_first_network(archives):
     result = few("default", archives, min_images_in_cluster=2)
-    space, data = result.objects["space"], result.objects["data"]
+    clustering, data = result.objects["clustering"], result.objects["data"]
     labels = identity_labels(data.train.pids)[0]
-    found = space.model.eval()(sparse_measures.normalise(data.train.pixels)).feature.detach()
-    torch.testing.assert_close(space.features, found)
-    assert space.features.norm(dim=1).std() > 0, "as they leave the network, of any length"
-    assert torch.equal(space.clusters, kmeans(space.features, 3, seed=0, n_init=10).labels)
+    found = clustering.model.eval()(sparse_measures.normalise(data.train.pixels)).feature.detach()
+    torch.testing.assert_close(clustering.features, found)
+    assert clustering.features.norm(dim=1).std() > 0, "as they leave the network, of any length"
+    assert torch.equal(clustering.clusters, kmeans(clustering.features, 3, seed=0, n_init=10).labels)
     for k in range(3):
         for person in range(PEOPLE):
-            many = int(((space.clusters == k) & (labels == person)).sum())
-            assert space.membership[k, person] == (many >= 2)
-        assert result.metrics[f"members_{k}"] == pytest.approx(space.membership[k].double().mean().item())
-    # the labels of drawn images are of the cluster their generator has learnt
+            many = int(((clustering.clusters == k) & (labels == person)).sum())
+            assert clustering.membership[k, person] == (many >= 2)
+        assert result.metrics[f"members_{k}"] == pytest.approx(clustering.membership[k].double().mean().item())
+    # the labels of generated images are of the cluster their generator has learnt
     assert set(result.objects["extra"].clusters.tolist()) <= {0, 1, 2}
 
 
@@ -300,10 +302,10 @@ def test_each_generator_learns_the_images_of_its_cluster(archives, monkeypatch):
         return trained(params, pixels, clusters, **options)
 
     monkeypatch.setattr(sparse_smoothing, "train_generators", spying)
-    space = few("default", archives).objects["space"]
+    clustering = few("default", archives).objects["clustering"]
     ((pixels, clusters),) = learnt
     same(pixels, load(market1501(archives / "market1501").train, (16, 8)).pixels)
-    assert torch.equal(clusters, space.clusters)
+    assert torch.equal(clusters, clustering.clusters)
 
 
 def test_the_first_network_learns_from_real_images_alone_or_not_at_all(archives, monkeypatch):
@@ -323,7 +325,7 @@ def test_the_first_network_learns_from_real_images_alone_or_not_at_all(archives,
     assert outputs == PEOPLE and noise is None
     start = torch.nn.ModuleDict({"backbone": thin()(last_relu=False)})
     supervised.load_weights(start["backbone"], sources.find_weights("reference"))
-    model, features = first_network(params | {"cluster_net": "weights"}, data.train, labels, progress=False)
+    model, features = first_network(params.but(cluster_net="weights"), data.train, labels, progress=False)
     assert len(seen) == 1
     same(model.backbone.state_dict(), start["backbone"].state_dict())
     torch.testing.assert_close(features, model(sparse_measures.normalise(data.train.pixels)).feature.detach())
@@ -337,27 +339,28 @@ def test_whatever_decides_the_first_network_gives_it_another_file(archives, else
         names.append(name)
         return {}, []
 
-    monkeypatch.setattr(sparse_smoothing, "keep", named)
+    monkeypatch.setattr(sparse_smoothing, "kept", named)
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
     monkeypatch.setattr(sparse_smoothing, "features_of", lambda *_: torch.zeros(30, 32))
     data = sparse_smoothing.load_data(params_of(archives), progress=False)
     labels = identity_labels(data.train.pids)[0]
 
     def name_of(changes, images=data.train, labels=labels):
-        first_network(params_of(archives, weights="") | changes, images, labels)
+        first_network(params_of(archives, **{"weights": ""} | changes), images, labels)
         return names[-1]
 
     usual = name_of({})
     others = {"seed": 1, "crop_height": 31, "crop_width": 15, "last_relu": True, "dense_relu": True, "batch_size": 7}
     others |= {"epochs": 2, "steps_per_epoch": 3, "optimizer": "sgd", "lr": 2.0, "backbone_rate": 0.5, "erase": 0.1}
     others |= {"weight_decay": 1.0, "schedule": "inv", "precision": "bf16", "hidden": 9}
-    assert set(TRAINED_BY) - {"backbone", "last_stride"} <= others.keys()
+    assert set(DECISIVE) - {"backbone", "last_stride"} <= others.keys()
     found = [name_of({name: value}) for name, value in others.items()]
     found += [name_of({}, labels=labels.flip(0)), name_of({}, images=data.train[list(range(30))[::-1]])]
     assert usual not in found and len(set(found)) == len(found)
-    same_ones = {"amount": 1, "clusters": 2, "target": "uniform", "noise_layer": "post", "label_smoothing": 0.3}
+    same_ones = {"amount": 1, "clusters": 2, "target": "uniform", "noise_layer": "post", "noise_on": "generated"}
     same_ones |= {"extra": "noise", "flip_test": False, "gan_lr": 1.0, "min_images_in_cluster": 4, "protocol": "viper"}
     assert {name_of({name: value}) for name, value in same_ones.items()} == {usual}
+    assert name_of({"extra": "none", "label_smoothing": 0.3}) == usual
     monkeypatch.undo()  # weights count by what is in the file, not by its name
 
 
@@ -379,21 +382,21 @@ def test_a_damaged_first_network_is_named(archives, elsewhere):
         few("copies_smoothed", archives)
 
 
-def test_drawn_images_are_judged_in_the_features_of_the_first_network(archives):
+def test_generated_images_are_measured_in_the_features_of_the_first_network(archives):
     result = few("default", archives)
-    space, metrics = result.objects["space"], result.metrics
+    clustering, metrics = result.objects["clustering"], result.metrics
     for k in range(3):
         n = metrics[f"images_{k}"]
-        assert n == int((space.clusters == k).sum())
+        assert n == int((clustering.clusters == k).sum())
         if n > 3:
             order = torch.randperm(n, generator=sparse_smoothing.epoch_generator(0, 0))
-            real, other = space.features[space.clusters == k][order].tensor_split(2)
-            pixels = generators.sample(space.generators[k].model["generator"], len(other), seed=0)
-            drawn = sparse_smoothing.features_of(space.model, sparse_measures.resize(pixels, (36, 18)))
-            assert metrics[f"frechet_{k}"] == pytest.approx(generation.frechet_distance(real, drawn))
+            real, other = clustering.features[clustering.clusters == k][order].tensor_split(2)
+            pixels = generators.sample(clustering.generators[k].model["generator"], len(other), seed=0)
+            generated = sparse_smoothing.features_of(clustering.model, sparse_measures.resize(pixels, (36, 18)))
+            assert metrics[f"frechet_{k}"] == pytest.approx(generation.frechet_distance(real, generated))
             assert metrics[f"floor_{k}"] == pytest.approx(generation.frechet_distance(real, other))
-            assert metrics[f"spread_{k}"] == pytest.approx(generation.spread_ratio(real, drawn))
-            assert metrics[f"nearest_{k}"] == pytest.approx(generation.nearest_ratio(real, drawn))
+            assert metrics[f"spread_{k}"] == pytest.approx(generation.spread_ratio(real, generated))
+            assert metrics[f"nearest_{k}"] == pytest.approx(generation.nearest_ratio(real, generated))
 
 
 @pytest.mark.parametrize("images", [1, 4, 0])
@@ -409,10 +412,10 @@ def test_a_collapsed_generator_is_named_before_the_second_network_is_trained(arc
     monkeypatch.setattr(sparse_smoothing, "train", lambda *_, **__: pytest.fail("first the line"))
     params = params_of(archives, clusters=1, cluster_net="weights")
     data = sparse_smoothing.load_data(params, progress=False)
-    find_space(params, data, identity_labels(data.train.pids)[0], progress=False)
+    find_clusters(params, data, identity_labels(data.train.pids)[0], progress=False)
     said = capsys.readouterr().out
-    line = "cluster 0: the generator draws a few images over and over; try another gan_lr or gan_epochs.\n"
-    assert said.endswith(line) == (images > 0) and ("over and over" in said) == (images > 0)
+    line = "cluster 0: the generator repeats a few images; try another gan_lr or gan_epochs.\n"
+    assert said.endswith(line) == (images > 0) and ("repeats" in said) == (images > 0)
 
 
 # --------------------------------------------------------------------------------------------------------- validation
@@ -563,12 +566,15 @@ def test_mirrored_images_are_added_at_test_time_if_asked(archives):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"learning_rate": 0.1}, "learning_rate is not a parameter of notebook 04; the nearest is"),
+        ({"learning_rate": 0.1}, "learning_rate is not a parameter of sparse_smoothing; the nearest is"),
         ({"variant": "defalt"}, "variant must be one of .* the nearest is default"),
         ({"extra": "generatd"}, "extra must be one of none, generated, .* the nearest is generated"),
         ({"target": "clusters"}, "target must be one of cluster, uniform, extra, own"),
         ({"protocol": "viper1"}, "protocol must be one of market, cuhk03, viper"),
         ({"cluster_net": "imagenet"}, "cluster_net must be one of ce, weights"),
+        ({"noise_layer": "square"}, "noise_layer must be one of bottleneck, post"),
+        ({"schedule": "step"}, "schedule must be one of steps, inv, cosine"),
+        ({"optimizer": "adamw"}, "optimizer must be one of sgd, adam"),
         ({"gan_init": "all"}, "gan_init must be one of reference, whole, scratch"),
         ({"target": "own"}, 'images of the kind "generated" have no identity of their own; set target to "cluster"'),
         ({"label_smoothing": 0.1}, 'label_smoothing is of real images; set it to 0, or extra to "none"'),
@@ -590,8 +596,6 @@ def test_what_a_run_does_not_know_is_refused_before_anything_is_trained(argument
         ({"batch_size": 99}, "30 images do not fill a batch of 99"),
         ({"clusters": 31}, "k must be from 1 to the number of rows, 30"),
         ({"min_images_in_cluster": 7}, "a cluster holds no identity with 7 images"),
-        ({"noise_layer": "square"}, "noise_layer is one of bottleneck, post"),
-        ({"schedule": "step"}, "schedule must be one of steps, inv, cosine"),
         ({"gan_width": 9}, "16x9 pixels cannot be halved 2 times"),
     ],
 )
@@ -601,24 +605,22 @@ def test_what_does_not_fit_is_said_in_a_sentence(arguments, sentence, archives):
 
 
 def test_a_plan_of_the_splits_leaves_the_name_of_the_data_set_alone():
-    jobs = studies.plan("04", "viper", variants=["headline"], seeds=range(10))
+    jobs = runner.plan("04", "viper", variants=["headline"], seeds=range(10))
     assert {job.params["dataset"] for job in jobs} == {"viper_{seed}"} and {
         job.params["city_seed"] for job in jobs
     } == {0}
-    assert [job.params["city_seed"] for job in studies.plan("04", "tiny_viper", variants=["lsr"])] == [0, 1, 2]
+    assert [job.params["city_seed"] for job in runner.plan("04", "tiny_viper", variants=["lsr"])] == [0, 1, 2]
 
 
-def test_effects_and_studies_name_variants():
-    assert {name for effect in EFFECTS for name in (effect.variant, effect.against)} <= VARIANTS.keys()
-    assert set().union(*STUDIES.values()) == VARIANTS.keys(), "a variant that no study runs"
+def test_every_variant_is_in_a_group():
+    assert set().union(*claims.groups("04", VARIANTS).values()) == VARIANTS.keys(), "a variant that no study runs"
 
 
 def test_the_table_of_amounts_has_all_its_cells():
-    cells = {
-        (VARIANTS[name].changes.get("amount_factor", 1.0), VARIANTS[name].changes.get("clusters", 3))
-        for name in (*STUDIES["amounts"], "default")
-    }
-    assert cells == set(itertools.product((1.0, 1.5, 2.0, 2.5, 3.0), (2, 3, 4))) and len(STUDIES["amounts"]) == 14
+    amounts = claims.groups("04", VARIANTS)["amounts"]
+    changes = [VARIANTS[name].changes for name in (*amounts, "default")]
+    cells = {(change.get("amount_factor", 1.0), change.get("clusters", 3)) for change in changes}
+    assert cells == set(itertools.product((1.0, 1.5, 2.0, 2.5, 3.0), (2, 3, 4))) and len(amounts) == 14
 
 
 # -------------------------------------------------------------------------------------------------------- the recipe
@@ -630,12 +632,18 @@ RELEASED |= {"weight_decay": 5e-4, "schedule": "steps", "erase": 0.8, "train_all
 RELEASED |= {"clusters": 3, "min_images_in_cluster": 1, "target": "cluster", "amount_factor": 1.0, "gan_stages": 4}
 RELEASED |= {"gan_height": 128, "gan_width": 128, "gan_channels": 64, "gan_batch": 64, "gan_epochs": 30, "gan_steps": 0}
 RELEASED |= {"gan_lr": 2e-4, "gan_init": "scratch", "cluster_net": "ce", "weights": ""}
+
+
+def preset(name):
+    return Parameters.of(parameters.preset("04", name))
+
+
 AMOUNTS = {"market1501": 12_000, "dukemtmc": 12_000, "cuhk03": 18_000, "viper": 8_000}
 
 
 @pytest.mark.parametrize("name", AMOUNTS)
 def test_the_presets_of_the_archives_are_the_released_recipe(name):
-    values, protocol = runs.preset("04", name), {"cuhk03": "cuhk03", "viper": "viper"}.get(name, "market")
+    values, protocol = preset(name).values(), {"cuhk03": "cuhk03", "viper": "viper"}.get(name, "market")
     assert {key: values[key] for key in RELEASED} == RELEASED
     assert (values["amount"], values["protocol"]) == (AMOUNTS[name], protocol)
     assert values["dataset"] == {"viper": "viper_{seed}"}.get(name, name)
@@ -643,7 +651,7 @@ def test_the_presets_of_the_archives_are_the_released_recipe(name):
 
 def test_the_released_rates_are_those_of_the_optimizer():
     """SGD with Nesterov momentum 0.9: 0.05, and 0.01 for the backbone; x 0.1 every 40 epochs."""
-    params = runs.preset("04", "market1501") | {"backbone": "small_resnet"}
+    params = preset("market1501").but(backbone="small_resnet")
     model = build_model(params, 5)
     backbone, head = build_optimizer(params, model).param_groups
     assert (backbone["lr"], head["lr"]) == (pytest.approx(0.01), 0.05)
@@ -654,18 +662,18 @@ def test_the_released_rates_are_those_of_the_optimizer():
     assert [steps(epoch) for epoch in (0, 39.99, 40, 79, 80, 120, 129)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 1e-3, 1e-3]
     )
-    assert [build_schedule(params | {"epochs": 3}, 100)(epoch) for epoch in (0, 2.9)] == [1, 1]
+    assert [build_schedule(params.but(epochs=3), 100)(epoch) for epoch in (0, 2.9)] == [1, 1]
 
 
 def test_the_printed_schedule_falls_with_every_batch():
-    schedule = build_schedule(runs.preset("04", "market1501") | {"schedule": "inv"}, 780)
+    schedule = build_schedule(preset("market1501").but(schedule="inv"), 780)
     for epoch in (0, 0.5, 1, 129.9):
         assert schedule(epoch) == pytest.approx(math.exp(-0.75 * math.log1p(1e-4 * 780 * epoch)))
 
 
 @pytest.mark.slow
 def test_the_exact_recipe_runs_dry(tmp_path):
-    """All of the released settings on a fabricated archive; only trainings end after a step, and few images are drawn.
+    """All of the released settings on a fabricated archive; only trainings end after a step, and extra images are few.
 
     Clusters are those of the network as it starts: another step of this size says nothing new.
     """
@@ -673,13 +681,13 @@ def test_the_exact_recipe_runs_dry(tmp_path):
     short = {"epochs": 1, "steps_per_epoch": 1, "amount": 16, "gan_epochs": 1, "gan_steps": 1, "gan_batch": 2}
     short["cluster_net"] = "weights"
     result = run(preset="market1501", data_root=str(tmp_path / "archives"), progress=False, **short)
-    data, model, space, extra = (result.objects[name] for name in ("data", "model", "space", "extra"))
+    data, model, clustering, extra = (result.objects[name] for name in ("data", "model", "clustering", "extra"))
     assert data.train.pixels.shape == extra.pixels.shape == (16, 3, 288, 144)
     assert result.objects["query"].x.shape == (2, 1024) and model.head.hidden[0].in_features == 1024
-    assert space.features.shape == (16, 1024) and space.features.min() < 0
-    for made in space.generators:
-        assert [sum(p.numel() for p in part.parameters()) for part in made.model.values()] == [7_617_539, 4_341_121]
-        assert made.film.shape == (2, 8, 3, 128, 128) and len(made.history) == 1
+    assert clustering.features.shape == (16, 1024) and clustering.features.min() < 0
+    for trained in clustering.generators:
+        assert [sum(p.numel() for p in part.parameters()) for part in trained.model.values()] == [7_617_539, 4_341_121]
+        assert trained.snapshots.shape == (2, 8, 3, 128, 128) and len(trained.history) == 1
     (row,) = result.objects["history"].rows
     assert row["steps"] == 1 and 0.5 < row["softmax"] < 3  # of 4 people: log 4 is 1.4
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
@@ -713,10 +721,10 @@ def test_clusters_are_as_separate_as_scikit_learn_says():
 
 
 def test_every_printed_row_is_a_variant_and_the_tables_agree():
-    printed = runs.published("04")
+    printed = claims.printed("04")
     rows = printed["state_of_the_art"]
     assert printed["table_of_variants"].keys() <= VARIANTS.keys()
-    assert set(STUDIES["amounts"]) <= printed["table_of_variants"].keys()
+    assert set(claims.groups("04", VARIANTS)["amounts"]) <= printed["table_of_variants"].keys()
     for factor, amount in {"1": "12000", "1_5": "18000", "2": "24000", "2_5": "30000", "3": "36000"}.items():
         for k, row in printed["clusters_and_amount"][amount].items():
             variant = printed["table_of_variants"].get(f"amount_{factor}_clusters_{k}", {"market": None})

@@ -13,7 +13,7 @@ import pytest
 from reidkit import files
 from reidkit.world import city as city_module
 from reidkit.world.cameras import Knobs
-from reidkit.world.city import CITIES, Plan, Size, build_city, network, people, roster
+from reidkit.world.city import CITY_SPECS, Plan, Size, build_city, network, people, roster
 
 NAME = re.compile(r"(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg")
 
@@ -128,7 +128,7 @@ def test_wrong_words(tmp_path, options, sentence):
 
 
 def test_cities_differ():
-    plans = {name: Plan(name, "quick", 0) for name in CITIES}
+    plans = {name: Plan(name, "quick", 0) for name in CITY_SPECS}
     assert [len(network(plan)) for plan in plans.values()] == [6, 8, 15, 2, 10]
     assert len({row.pid for row in roster(plans["auxiliary"])}) > 1.8 * len(
         {row.pid for row in roster(plans["market"])}

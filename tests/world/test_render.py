@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reidkit.world import rays
-from reidkit.world.anatomy import body
+from reidkit.world.body import body
 from reidkit.world.city import Plan, network, people, roster
 from reidkit.world.city import moments as moments_of
 from reidkit.world.render import render

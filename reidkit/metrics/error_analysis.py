@@ -1,4 +1,4 @@
-"""Why queries fail: levels of a cause, the difference between them over identities, and what causes explain."""
+"""Why queries fail: levels of a cause, the difference between them, and how much of the variance causes explain."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 Column = Collection  # a list, an array or a column of a table
+LEVEL = 0.95  # of an interval
 
 
 class Gap(NamedTuple):
-    """Mean of the hard level minus mean of the easy one, with its interval, in the unit of the values."""
+    """Mean of the hard level minus mean of the easy one, with its 95 % interval, in the unit of the values."""
 
     difference: float
     low: float
@@ -46,19 +47,14 @@ def thirds(values: Column, groups: Column, *, reverse: bool = False) -> np.ndarr
     return levels
 
 
-def level_gap(
-    values: Column, levels: Column, identities: Column, *, easy: int = 0, hard: int = 2,
-    n_boot: int = 1000, level: float = 0.95, seed: int = 0
-) -> Gap:  # fmt: skip
-    """Compare the queries of two levels of a cause, with an interval over identities drawn anew.
+def level_gap(values: Column, levels: Column, identities: Column, *, n_boot: int = 1000, seed: int = 0) -> Gap:
+    """Compare the queries for which a cause is hard with those for which it is easy, by a bootstrap over identities.
 
     Args:
-        values: (n,) one number a query, for example its average precision.
-        levels: (n,) of the cause.
-        identities: (n,) whose query it is; the queries of one identity are drawn together.
-        easy, hard: the levels compared; queries of other levels take no part.
+        values: (n,) one number per query, for example its average precision.
+        levels: (n,) of the cause: 0 is easy, 2 is hard, queries of other levels are left out.
+        identities: (n,) whose query it is; the queries of one identity are resampled together.
         n_boot: number of resamples.
-        level: of the interval, in (0, 1).
         seed: of the resampling.
 
     Raises:
@@ -75,15 +71,14 @@ def level_gap(
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
     draws = np.vstack([np.ones(n, int), draws])  # the first one is the sample itself
     means = []
-    for which in (easy, hard):
+    for which in (0, 2):
         if not (mine := levels == which).any():
             raise ValueError(f"no query is of level {which}; there are {np.unique(levels).tolist()}.")
-        with np.errstate(invalid="ignore"):  # a draw without anybody of a rare level says nothing
-            means.append(
-                draws @ np.bincount(who[mine], values[mine], n) / (draws @ np.bincount(who[mine], minlength=n))
-            )
+        totals, sizes = np.bincount(who[mine], values[mine], n), np.bincount(who[mine], minlength=n)
+        with np.errstate(invalid="ignore"):  # a resample without any query of a level gives NaN, which is left out
+            means.append(draws @ totals / (draws @ sizes))
     difference = means[1] - means[0]
-    tails = np.nanquantile(difference[1:], ((1 - level) / 2, (1 + level) / 2))
+    tails = np.nanquantile(difference[1:], ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Gap(*(round(float(value), 12) for value in (difference[0], *tails)))
 
 
@@ -91,7 +86,7 @@ def shares(values: Column, causes: Mapping[str, Column], identities: Column, gro
     """How much of the variance within groups all causes together explain, and how much one identity shares.
 
     Args:
-        values: (n,) one number a query.
+        values: (n,) one number per query.
         causes: name to (n,) levels; each level counts as a category of its own.
         identities: (n,) whose query it is; two groups share nobody.
         groups: (n,) for example the city; differences between groups are taken out first.

@@ -3,6 +3,7 @@
 Each writer takes the folder to make and returns it. No two images are the same.
 """
 
+import itertools
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -214,3 +215,11 @@ def table(root: Path, columns: str = "path,pid,camid,split") -> Path:
         lines.append(",".join(cells[column] for column in columns.split(",")))
     (root / "people.csv").write_text("\n".join([columns, *lines]) + "\n")
     return root / "people.csv"
+
+
+def four_people(root: Path) -> str:
+    """Four people of two cameras in the layout of Market-1501, two to learn from and two to find; the data root."""
+    for folder, pids in (("bounding_box_train", (1, 2)), ("query", (3, 4)), ("bounding_box_test", (3, 4))):
+        for pid, camera, shot in itertools.product(pids, (1, 2), range(2)):
+            picture(root / "market1501" / folder / f"{pid:04d}_c{camera}s1_{shot:06d}_00.jpg", (40, 20))
+    return str(root)

@@ -1,17 +1,21 @@
 """Tables are made from result files alone; here the files are made by hand."""
 
+import dataclasses
+
 import pytest
 
-from reidkit import runs, tables
+from reidkit import claims, runs
+from reidkit.claims import Effect
 from reidkit.recipes import baseline
-from reidkit.runs import Effect
+from reidkit.studies import tables
 
 
-def record(folder, variant, seed, aps, *, pids=(1, 2, 3), dataset="market", rank1=0.5, notebook="02", **more):
+def record(folder, variant, seed, aps, *, pids=(1, 2, 3), dataset="market", rank1=0.5, notebook="02", code="", **more):
     metrics = {"rank1": rank1, "rank5": 0.8, "mAP": sum(aps) / len(aps)} | more
     params = {"dataset": dataset, "city_seed": seed}
     per_query = {"pid": list(pids), "ap": list(aps)}
-    result = runs.Result(notebook, "tiny", variant, seed, params, metrics, 1.0, 1, per_query=per_query, provenance={})
+    result = runs.Result(notebook, "tiny", variant, seed, params, metrics, 1.0, 1, per_query=per_query)
+    result = dataclasses.replace(result, provenance={"code": code or runs.digest(notebook)})
     runs.save_result(result, folder)
 
 
@@ -26,7 +30,7 @@ def folder(tmp_path):
 
 def test_an_ablation_has_a_row_for_each_variant_run_or_not(folder):
     rows = {row["variant"]: row for row in tables.ablation("02", "tiny", ["tricks"], folder=folder)}
-    assert len(rows) == len(baseline.STUDIES["tricks"])
+    assert len(rows) == len(claims.groups("02", baseline.VARIANTS)["tricks"])
     assert rows["softmax"]["changes"] == "neck = none, label_smoothing = 0.0, erase = 0.0"
     assert rows["+ BN neck"]["seeds"] == "3" and rows["+ BN neck"]["rank1"] == "50.0 ± 1.0"
     assert rows["softmax"]["mAP"] == "40.0 ± 0.3"
@@ -37,7 +41,7 @@ def test_an_ablation_has_a_row_for_each_variant_run_or_not(folder):
 def test_effects_are_paired_differences_with_a_verdict(folder):
     rows = {row["claim"]: row for row in tables.effects("02", "tiny", folder=folder)}
     neck = rows["a BN neck helps"]
-    assert neck["mAP, points"] == "+10.0" and neck["seeds"] == "3" and neck["verdict"] == "reproduces"
+    assert neck["points"] == "+10.0" and neck["seeds"] == "3" and neck["verdict"] == "reproduces"
     assert neck["compared"] == "+ BN neck − softmax"
     low, high = (float(bound) for bound in neck["95 % interval"].split(" to "))
     assert 0 < low < 10 < high
@@ -46,12 +50,12 @@ def test_effects_are_paired_differences_with_a_verdict(folder):
 
 
 def test_a_claim_the_other_way_round_is_opposed(folder):
-    claim = Effect("neck", "softmax", "the neck harms", direction=-1)
+    claim = Effect("the neck harms", "neck", "softmax", "somebody", direction=-1)
     assert tables.effects("02", "tiny", [claim], folder=folder)[0]["verdict"] == "opposite"
 
 
 def test_a_question_of_ours_cannot_be_reproduced_only_seen(folder):
-    question = Effect("neck", "softmax", "the neck helps")
+    question = Effect("the neck helps", "neck", "softmax")
     row = tables.effects("02", "tiny", [question], folder=folder)[0]
     assert (row["who says so"], row["verdict"]) == ("our question", "seen")
 
@@ -74,8 +78,8 @@ def test_seeds_of_one_archive_share_their_people(tmp_path):
 def test_power_tells_the_seeds_of_comparisons_with_three_or_more(folder):
     rows = tables.power("02", "tiny", folder=folder)
     assert [row["compared"] for row in rows] == ["a BN neck helps"]
-    assert rows[0].keys() == {"compared", "spread over seeds, points", "+1 mAP", "+2 mAP", "+5 mAP"}
-    needed = [int(rows[0][f"+{points} mAP"].split()[0]) for points in (1, 2, 5)]
+    assert rows[0].keys() == {"compared", "spread over seeds, points", "+1 points", "+2 points", "+5 points"}
+    needed = [int(rows[0][f"+{points} points"].split()[0]) for points in (1, 2, 5)]
     assert needed == sorted(needed, reverse=True) and needed[-1] >= 2
 
 
@@ -122,3 +126,33 @@ def test_a_paper_that_counts_no_features_has_no_such_column():
         "method": "LOMO", "paper, market": "8.0 / 27.2 / 41.6", "paper, duke": "4.8 / 12.3 / 21.3", "recorded": "",
     }  # fmt: skip
     assert "features" not in rows[-1]
+
+
+def test_results_of_different_code_are_in_no_table_together(folder):
+    assert (
+        tables.standing("02", "tiny", folder=folder)
+        == "All 7 results of notebook 02, preset tiny were made by today's code."
+    )
+    record(folder, "smoothing", 2, [0.4, 0.4, 0.4], code="0123456789ab")
+    makers = [tables.ablation, tables.effects, tables.power, tables.beside_paper, tables.standing]
+    for make in makers:
+        with pytest.raises(
+            ValueError, match=r"different code \(7 by \w{12}, 1 by 0123456789ab\) .* --preset tiny --verify"
+        ):
+            make("02", "tiny", folder=folder)
+    with pytest.raises(ValueError, match="different code"):
+        tables.difference("02", "tiny", "neck", "softmax", folder=folder)
+
+
+def test_stale_results_are_shown_and_said_to_be_stale(tmp_path):
+    record(tmp_path, "softmax", 0, [0.3, 0.4, 0.5], code="0123456789ab")
+    assert tables.ablation("02", "tiny", ["softmax"], folder=tmp_path)[0]["mAP"] == "40.0"
+    assert "All 1 results of notebook 02, preset tiny are stale" in tables.standing("02", "tiny", folder=tmp_path)
+
+
+def test_a_claim_about_another_measure_is_compared_seed_by_seed(folder):
+    claim = Effect("the neck finds the first image more often", "neck", "softmax", "somebody", measure="rank1")
+    (row,) = tables.effects("02", "tiny", [claim], folder=folder)
+    assert (row["measure"], row["points"], row["seeds"], row["verdict"]) == ("rank1", "+10.0", "3", "reproduces")
+    low, high = (float(bound) for bound in row["95 % interval"].split(" to "))
+    assert high - low == pytest.approx(2 * 4.303 * 1.0 / 3**0.5, abs=0.15)  # Student's t of 3 seeds that scatter by 1

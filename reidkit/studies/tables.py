@@ -1,20 +1,63 @@
 """Tables from recorded results and from nothing else: means with spread, paired differences with verdicts.
 
-Every function returns rows (dicts of text), which a notebook, the command line and README print alike.
+Every function returns rows (dicts of text), which a notebook, the command line and README print alike. The results of a
+notebook and a preset must all be made by the same code: a table that would mix two is refused.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 
-from reidkit import runs
+from reidkit import claims, runs
+from reidkit.claims import Effect
 from reidkit.metrics.comparison import Comparison, Pair, compare, seeds_needed
 from reidkit.recipes.sources import CITIES
-from reidkit.runs import Effect, Result
-from reidkit.studies import expand, recipe
+from reidkit.runs import Result
+from reidkit.studies.runner import expand, recipe
 
 NOT_RUN = "not run yet"
+
+
+def recorded(notebook: str, preset: str, *, folder: str | Path = "") -> dict[str, list[Result]]:
+    """The recorded results of a notebook and a preset: variant -> results, by seed.
+
+    Raises:
+        ValueError: they were made by different code; the sentence says which, and the remedy.
+
+    >>> recorded("99", "tiny")
+    {}
+    """
+    found, makers = {}, Counter()
+    for result in runs.load_results(notebook[:2], preset, folder=folder):
+        found.setdefault(result.variant, []).append(result)
+        makers[result.provenance.get("code", "")] += 1
+    if len(makers) > 1:
+        parts = ", ".join(f"{count} by {code or 'nobody knows which'}" for code, count in makers.most_common())
+        raise ValueError(
+            f"the results of notebook {notebook[:2]}, preset {preset}, were made by different code ({parts}) and "
+            f"belong in no table together; run `reidkit study {notebook[:2]} --preset {preset} --verify`."
+        )
+    return {variant: sorted(results, key=lambda result: result.seed) for variant, results in found.items()}
+
+
+def standing(notebook: str, preset: str, *, folder: str | Path = "") -> str:
+    """One sentence: whether the recorded results of a notebook and a preset were made by today's code.
+
+    >>> standing("99", "tiny")
+    'Nothing is recorded of notebook 99, preset tiny.'
+    """
+    results = [result for row in recorded(notebook, preset, folder=folder).values() for result in row]
+    place = f"notebook {notebook[:2]}, preset {preset}"
+    if not results:
+        return f"Nothing is recorded of {place}."
+    if not results[0].stale:
+        return f"All {len(results)} results of {place} were made by today's code."
+    return (
+        f"All {len(results)} results of {place} are stale: today's code did not make them. "
+        f"`reidkit study {notebook[:2]} --preset {preset} --verify` says whether their numbers still hold."
+    )
 
 
 def ablation(
@@ -23,7 +66,7 @@ def ablation(
     variants: Sequence[str] = (),
     *,
     metrics: Sequence[str] = ("rank1", "rank5", "mAP"),
-    folder: str | Path = runs.RESULTS,
+    folder: str | Path = "",
 ) -> list[dict[str, str]]:
     """One row a variant: what it changes, how many seeds, and each metric in percent as mean ± standard deviation.
 
@@ -37,10 +80,10 @@ def ablation(
     >>> ablation("02", "quick", ["softmax"], folder="no/such/folder")[0]["mAP"]
     'not run yet'
     """
-    rows = []
+    rows, found = [], recorded(notebook, preset, folder=folder)
     for variant in expand(notebook, variants):
         title, changes = recipe(notebook).VARIANTS[variant]
-        results = runs.load_results(notebook[:2], preset, variant, folder=folder)
+        results = found.get(variant, [])
         changed = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "–"
         row = {"variant": title, "changes": changed, "seeds": str(len(results))}
         rows.append(row | {metric: _spread([100 * result.metrics[metric] for result in results]) for metric in metrics})
@@ -54,7 +97,7 @@ def beside_paper(
     *,
     this_run: Mapping[str, Mapping[str, float]] | None = None,
     metrics: Sequence[str] = ("mAP", "rank1", "rank5", "rank10", "rank20"),
-    folder: str | Path = runs.RESULTS,
+    folder: str | Path = "",
 ) -> list[dict[str, str]]:
     """One row a variant: what the paper prints (mAP / rank-1 / ...), what is recorded, and what this run measured.
 
@@ -69,7 +112,7 @@ def beside_paper(
     >>> beside_paper("03", "quick", ["default"], folder="no/such/folder")[0]["paper, market"]
     '88.9 / 94.9'
     """
-    printed = runs.published(notebook).get("table_of_variants", {})
+    printed = claims.printed(notebook).get("table_of_variants", {})
     rows = []
     for variant, row in zip(
         expand(notebook, variants), ablation(notebook, preset, variants, metrics=metrics, folder=folder), strict=True
@@ -83,7 +126,7 @@ def beside_paper(
 
 
 def state_of_the_art(
-    notebook: str, preset: str, ours: Mapping[str, tuple[str, str]], *, folder: str | Path = runs.RESULTS
+    notebook: str, preset: str, ours: Mapping[str, tuple[str, str]], *, folder: str | Path = ""
 ) -> list[dict[str, str]]:
     """One row a method of the paper's comparison, then our own, recorded at `preset`: mAP / rank-1 in percent.
 
@@ -96,15 +139,16 @@ def state_of_the_art(
     >>> state_of_the_art("03", "quick", {})[0]["method"]
     'SPReID'
     """
-    rows, printed = [], runs.published(notebook)["state_of_the_art"]
+    rows, printed = [], claims.printed(notebook)["state_of_the_art"]
+    found = recorded(notebook, preset, folder=folder)
     for method, row in printed.items():
         cities = {f"paper, {city}": _map_and_rank1(row.get(city)) for city in ("market", "duke")}
         rows.append({"method": method, "features": str(row.get("features", "")), **cities, "recorded": ""})
     for method, (variant, ending) in ours.items():
-        results = runs.load_results(notebook[:2], preset, variant, folder=folder)
+        results = found.get(variant, [])
         parts = [_spread([100 * result.metrics[name + ending] for result in results]) for name in ("mAP", "rank1")]
-        recorded = " / ".join(parts) if results else NOT_RUN
-        rows.append({"method": method, "features": "1", "paper, market": "", "paper, duke": "", "recorded": recorded})
+        ours_text = " / ".join(parts) if results else NOT_RUN
+        rows.append({"method": method, "features": "1", "paper, market": "", "paper, duke": "", "recorded": ours_text})
     if not any("features" in row for row in printed.values()):  # a paper that does not count them
         rows = [{name: text for name, text in row.items() if name != "features"} for row in rows]
     return rows
@@ -115,13 +159,13 @@ def printed(notebook: str, table: str, columns: Sequence[str]) -> list[dict[str,
 
     Args:
         notebook: "04" or "04_sparse_smoothing".
-        table: its name among `runs.published`; each of its rows is a list of numbers.
+        table: its name among `claims.printed`; each of its rows is a list of numbers.
         columns: what the numbers are.
 
     >>> printed("04", "viper", ["rank-1", "rank-5"])[0]
     {'method': 'ImprovedDeep', 'rank-1': '34.81', 'rank-5': '63.61'}
     """
-    rows = runs.published(notebook)[table].items()
+    rows = claims.printed(notebook)[table].items()
     texts = {name: ["–" if value is None else f"{value:.2f}" for value in row] for name, row in rows}
     return [
         {"method": name} | dict(zip_longest(columns, row[: len(columns)], fillvalue="–")) for name, row in texts.items()
@@ -129,26 +173,27 @@ def printed(notebook: str, table: str, columns: Sequence[str]) -> list[dict[str,
 
 
 def effects(
-    notebook: str, preset: str, sentences: Sequence[Effect] = (), *, folder: str | Path = runs.RESULTS
+    notebook: str, preset: str, sentences: Sequence[Effect] = (), *, folder: str | Path = ""
 ) -> list[dict[str, str]]:
-    """One row a claim: the paired difference of mAP in points, its 95 % interval, and the verdict.
+    """One row a claim: the paired difference of its measure in points, its 95 % interval, and the verdict.
 
     Args:
         notebook: "02" or "02_baseline".
         preset: size of the runs.
-        sentences: what is claimed; the recipe's `EFFECTS` where left out.
+        sentences: what is claimed; all of the notebook's `claims.effects` where left out.
         folder: where the result files are.
     """
-    rows = []
-    for effect in sentences or recipe(notebook).EFFECTS:
-        found = difference(notebook, preset, effect.variant, effect.against, folder=folder)
+    rows, results = [], recorded(notebook, preset, folder=folder)
+    for effect in sentences or claims.effects(notebook):
+        found = _compare(results, effect.variant, effect.against, effect.measure)
         titles = [recipe(notebook).VARIANTS[name].title for name in (effect.variant, effect.against)]
-        row = {"claim": effect.says, "who says so": effect.source or "our question", "compared": " − ".join(titles)}
+        row = {"claim": effect.claim, "who says so": effect.source or "our question", "compared": " − ".join(titles)}
+        row["measure"] = effect.measure
         if found is None:
-            rows.append(row | {"mAP, points": NOT_RUN, "95 % interval": "", "seeds": "0", "verdict": NOT_RUN})
+            rows.append(row | {"points": NOT_RUN, "95 % interval": "", "seeds": "0", "verdict": NOT_RUN})
             continue
         points = {
-            "mAP, points": f"{100 * found.difference:+.1f}",
+            "points": f"{100 * found.difference:+.1f}",
             "95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
             "seeds": str(found.seeds),
         }
@@ -163,37 +208,37 @@ def printed_difference(notebook: str, variant: str, against: str, *, city: str =
     >>> round(printed_difference("03", "default", "softmax"), 1)
     2.8
     """
-    rows = runs.published(notebook).get("table_of_variants", {})
+    rows = claims.printed(notebook).get("table_of_variants", {})
     ours, theirs = (rows.get(name, {}).get(city) for name in (variant, against))
     return ours[0] - theirs[0] if ours and theirs else None
 
 
 def power(
-    notebook: str, preset: str, *, points: Sequence[float] = (1, 2, 5), folder: str | Path = runs.RESULTS
+    notebook: str, preset: str, *, points: Sequence[float] = (1, 2, 5), folder: str | Path = ""
 ) -> list[dict[str, str]]:
-    """How many paired seeds each comparison needs to see a difference of so many points of mAP, 4 times in 5.
+    """How many paired seeds each comparison needs to see a difference of so many points of its measure, 4 times in 5.
 
     Comparisons of fewer than three seeds are left out: their spread is not known.
     """
-    rows = []
-    for effect in recipe(notebook).EFFECTS:
-        found = difference(notebook, preset, effect.variant, effect.against, folder=folder)
+    rows, results = [], recorded(notebook, preset, folder=folder)
+    for effect in claims.effects(notebook):
+        found = _compare(results, effect.variant, effect.against, effect.measure)
         if found is not None and found.seeds >= 3 and found.spread > 0:
-            row = {"compared": effect.says, "spread over seeds, points": f"{100 * found.spread:.1f}"}
-            rows.append(row | {f"+{p:g} mAP": f"{seeds_needed(p / 100, found.spread)} seeds" for p in points})
+            row = {"compared": effect.claim, "spread over seeds, points": f"{100 * found.spread:.1f}"}
+            rows.append(row | {f"+{p:g} points": f"{seeds_needed(p / 100, found.spread)} seeds" for p in points})
     return rows
 
 
 def difference(
-    notebook: str, preset: str, variant: str, against: str, *, folder: str | Path = runs.RESULTS
+    notebook: str, preset: str, variant: str, against: str, *, measure: str = "mAP", folder: str | Path = ""
 ) -> Comparison | None:
     """Compare two variants over the seeds that both have results for; None where there is none."""
-    ours, theirs = (
-        {result.seed: result for result in runs.load_results(notebook[:2], preset, name, folder=folder)}
-        for name in (variant, against)
-    )
-    seeds = sorted(ours.keys() & theirs.keys())
-    pairs = [_pair(ours[seed], theirs[seed]) for seed in seeds]
+    return _compare(recorded(notebook, preset, folder=folder), variant, against, measure)
+
+
+def _compare(results: Mapping[str, list[Result]], variant: str, against: str, measure: str) -> Comparison | None:
+    ours, theirs = ({result.seed: result for result in results.get(name, [])} for name in (variant, against))
+    pairs = [_pair(ours[seed], theirs[seed], measure) for seed in sorted(ours.keys() & theirs.keys())]
     return compare(pairs, shared=not _own_cities(list(ours.values()))) if pairs else None
 
 
@@ -202,7 +247,10 @@ def _map_and_rank1(percent: Sequence[float] | None) -> str:
     return " / ".join("–" if value is None else f"{value:.1f}" for value in percent) if percent else "–"
 
 
-def _pair(ours: Result, theirs: Result) -> Pair:
+def _pair(ours: Result, theirs: Result, measure: str) -> Pair:
+    """mAP query by query, so that the interval knows the identities; any other measure as one number a seed."""
+    if measure != "mAP":
+        return Pair([ours.metrics[measure]], [theirs.metrics[measure]], [0])
     if ours.per_query["pid"] != theirs.per_query["pid"]:
         raise ValueError(f"{ours.name} and {theirs.name} were not tested with the same queries; run one of them again.")
     return Pair(ours.per_query["ap"], theirs.per_query["ap"], ours.per_query["pid"])

@@ -1,0 +1,183 @@
+"""Studies: what is planned, what counts as done, and real processes on a handful of coloured noise."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+import miniatures
+from reidkit import claims, runs
+from reidkit.studies import runner
+from reidkit.studies.runner import Job, expand, plan, recipe, run_study, verify
+
+FEW = {"dataset": "market1501", "epochs": 1, "steps_per_epoch": 1, "p": 2, "k": 2, "height": 32, "width": 16}
+NUMBERS = ("02", "03", "04", "05", "06")
+
+
+@pytest.fixture
+def changes(tmp_path, monkeypatch):
+    """Parameters of a short run on four people; runs go to a scratch folder."""
+    monkeypatch.setenv("REIDKIT_HOME", str(tmp_path))
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    return FEW | {"data_root": miniatures.four_people(tmp_path / "data")}
+
+
+def record(job, folder, **changes):
+    """A result file as a finished run leaves it."""
+    made = {"code": runs.digest(job.notebook)} | changes.pop("provenance", {})
+    result = runs.Result(job.notebook, job.preset, job.variant, job.seed, job.params, {}, 1.0, 1, provenance=made)
+    runs.save_result(dataclasses.replace(result, **changes), folder)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_groups_effects_and_printed_rows_name_variants(number):
+    variants = recipe(number).VARIANTS
+    groups = claims.groups(number, variants)
+    assert groups and all(groups.values()) and {name for group in groups.values() for name in group} <= variants.keys()
+    assert {name for effect in claims.effects(number) for name in (effect.variant, effect.against)} <= variants.keys()
+    assert claims.printed(number).get("table_of_variants", {}).keys() <= variants.keys()
+
+
+def test_every_variant_belongs_to_a_group_that_a_command_can_run():
+    for number in NUMBERS:
+        variants = recipe(number).VARIANTS
+        assert {name for group in claims.groups(number, variants).values() for name in group} == variants.keys()
+
+
+def test_a_plan_goes_seed_by_seed_and_renders_a_city_for_each():
+    jobs = plan("02_baseline", "tiny", variants=["neck", "softmax", "neck"], seeds=[3, 4])
+    assert [job.name for job in jobs] == ["02.tiny.neck.3", "02.tiny.softmax.3", "02.tiny.neck.4", "02.tiny.softmax.4"]
+    assert [(job.params["seed"], job.params["city_seed"]) for job in jobs] == [(3, 3), (3, 3), (4, 4), (4, 4)]
+    assert expand("03", ["radius"]) == ["radius_0_2", "radius_0_6", "radius_0_8", "radius_1_2"]
+
+
+def test_a_real_archive_and_a_city_of_ones_own_choice_stay():
+    assert plan("02", "market1501", seeds=[5])[0].params["city_seed"] == 0
+    assert plan("02", "tiny", seeds=[5], changes={"city_seed": 9})[0].params["city_seed"] == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"notebook": "77"}, "notebook must be one of 02, 03, 04, 05, 06, not '77'"),
+        ({"preset": "huge"}, "preset must be one of"),
+        ({"variants": ["sofmax"]}, "the nearest is softmax"),
+        ({"changes": {"epoch": 3}}, "the nearest is epochs"),
+        ({"changes": {"epochs": -3}}, "epochs must be at least 0"),
+        ({"seeds": []}, "at least one seed"),
+    ],
+)
+def test_what_is_wrong_fails_before_anything_runs(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        plan(**{"notebook": "02", "preset": "tiny"} | arguments)
+
+
+def test_a_run_is_done_with_its_parameters_and_code_only(tmp_path):
+    (job,) = plan("02", "tiny", variants=["softmax"], seeds=[0])
+    assert job.state(tmp_path) == "missing"
+    record(job, tmp_path)
+    assert job.state(tmp_path) == "done"
+    record(job, tmp_path, provenance={"code": "other"})
+    assert job.state(tmp_path) == "stale"
+    record(job, tmp_path, params=job.params | {"lr": 1.0})
+    assert job.state(tmp_path) == "missing"
+
+
+def test_a_parameter_that_came_later_had_its_default_before(tmp_path):
+    (job,) = plan("02", "tiny", variants=["softmax"], seeds=[0])
+    record(job, tmp_path, params={name: value for name, value in job.params.items() if name != "last_relu"})
+    assert job.state(tmp_path) == "done"
+    (other,) = plan("02", "tiny", variants=["softmax"], seeds=[0], changes={"last_relu": False})
+    assert other.state(tmp_path) == "missing"
+
+
+def test_a_study_runs_what_is_missing_and_verify_stamps_what_came_out_the_same(tmp_path, changes, capsys):
+    jobs, results = plan("02", "quick", variants=["softmax", "default"], seeds=[0], changes=changes), tmp_path / "r"
+    assert run_study(jobs, workers=2, folder=results) == []
+    assert {path.name for path in results.iterdir()} == {f"{job.name}.json" for job in jobs}
+    assert [job.state(results) for job in jobs] == ["done", "done"]
+    before = {path.name: path.stat().st_mtime_ns for path in results.iterdir()}
+    assert run_study(jobs, workers=2, folder=results) == []
+    assert {path.name: path.stat().st_mtime_ns for path in results.iterdir()} == before
+    assert "2 of 2 runs are done" in capsys.readouterr().out
+    # the results become those of older code, and one of them wrong
+    for job in jobs:
+        (result,) = runs.load_results("02", "quick", job.variant, folder=results)
+        wrong = {"mAP": 0.0} if job.variant == "default" else {}
+        older = {"metrics": result.metrics | wrong, "provenance": result.provenance | {"code": "older"}}
+        runs.save_result(dataclasses.replace(result, **older), results)
+    assert run_study(jobs, keep=True, folder=results) == [] and jobs[0].state(results) == "stale"
+    assert verify(jobs, workers=2, folder=results) == [jobs[1].name]
+    assert [job.state(results) for job in jobs] == ["done", "stale"]
+    assert jobs[0].recorded(results).provenance["verified"] == f"{jobs[0].name} gave the same numbers again"
+
+
+def test_a_run_that_fails_is_named_with_its_reason_and_does_not_stop_the_others(tmp_path, changes):
+    broken = tmp_path / "broken"
+    shutil.copytree(changes["data_root"], broken)
+    next((broken / "market1501" / "query").iterdir()).write_bytes(b"")
+    jobs = [
+        Job("02", "quick", "softmax", 0, changes | {"data_root": str(broken)}),
+        Job("02", "quick", "untrained", 0, changes),
+    ]
+    (failed,) = run_study(jobs, workers=2, folder=tmp_path / "results", progress=False)
+    assert failed.startswith("02.quick.softmax.0: ") and "cannot be read as an image" in failed
+    assert [job.state(tmp_path / "results") for job in jobs] == ["missing", "done"]
+
+
+class Ended:
+    """A process that has ended at once."""
+
+    def __init__(self, returncode):
+        self.returncode, self.killed = returncode, False
+
+    def poll(self):
+        return self.returncode
+
+    def kill(self):
+        self.killed = True
+
+    def wait(self):
+        pass
+
+
+@pytest.mark.parametrize(("codes", "begun", "reason"), [
+    ([-9, -9, 0], 3, ""),
+    ([-9] * 9, runner.ATTEMPTS, "its process ended with code -9"),
+    ([1, 0], 1, "oh"),
+])  # fmt: skip
+def test_a_run_that_is_killed_is_begun_again_and_one_that_fails_is_not(
+    tmp_path, monkeypatch, changes, codes, begun, reason
+):
+    processes = []
+
+    def begin(job, folder, slot):
+        runner._log(job).parent.mkdir(parents=True, exist_ok=True)
+        runner._log(job).write_text("what went before\noh\n")
+        processes.append(Ended(codes.pop(0)))
+        return processes[-1]
+
+    monkeypatch.setattr(runner, "_begin", begin)
+    failed = run_study([Job("02", "quick", "softmax", 0, changes)], folder=tmp_path / "none", progress=False)
+    assert failed == ([f"02.quick.softmax.0: {reason}"] if reason else []) and len(processes) == begun
+
+
+def test_ctrl_c_ends_what_was_begun(tmp_path, monkeypatch, changes):
+    process = Ended(None)
+    monkeypatch.setattr(runner, "_begin", lambda *_: process)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_study([Job("02", "quick", "softmax", 0, changes)], folder=tmp_path, progress=False)
+    assert process.killed
+
+
+def test_a_run_ends_with_the_study_that_began_it(tmp_path, monkeypatch, changes):
+    """The process of a run looks whether its parent is still there."""
+    script = "import sys, time, os, threading; from reidkit.studies.runner import _end_with\n"
+    script += "threading.Thread(target=_end_with, args=(1,), daemon=True).start(); time.sleep(60)"
+    start, pid = time.monotonic(), os.spawnv(os.P_NOWAIT, os.sys.executable, [os.sys.executable, "-c", script])
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1 and time.monotonic() - start < 50
