@@ -7,8 +7,7 @@ run whose worker is killed is begun again by Ray; on the same machine it goes on
 import os
 import signal
 import socket
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,25 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_ACCEL_
 PATIENCE = 1.0  # seconds between two looks at the tasks
 
 
-def run(jobs: Sequence[Any], *, workers: int, folder: Path, address: str) -> Iterator[tuple[Any, str]]:
+def run(
+    jobs: Sequence[Any],
+    *,
+    task: Callable[[Any, Mapping[str, Any]], str],
+    expected: Callable[[Any], Mapping[str, Any]],
+    attempts: int,
+    environment: Mapping[str, str],
+    workers: int,
+    folder: Path,
+    address: str,
+) -> Iterator[tuple[Any, str]]:
     """Run the jobs of a study as tasks, and give each when it has ended, with the reason if it failed.
 
     Args:
-        jobs: of `runner.plan`.
+        jobs: each has a `name`.
+        task: does a job where Ray has put it, and returns the text of its result file; a LookupError ends the study.
+        expected: of a job, what its machine must agree with; the second argument of `task`.
+        attempts: how often a run may be begun, if its worker is killed.
+        environment: variables of the workers.
         workers: most runs at a time where Ray is started here; 0 leaves that to Ray.
         folder: where result files go.
         address: "auto", or host:port of the head of a cluster; empty: Ray is started here.
@@ -32,15 +45,13 @@ def run(jobs: Sequence[Any], *, workers: int, folder: Path, address: str) -> Ite
         ValueError: Ray is not installed, nobody answers, or a machine has another copy of the project.
         KeyboardInterrupt: somebody pressed Ctrl-C; all tasks are ended.
     """
-    from reidkit.studies.runner import ATTEMPTS, expected
-
-    ray = _joined(address, workers)
+    ray = _joined(address, workers, environment)
     interrupts: list[int] = []  # Ray drops an exception that is raised in one of its callbacks, so remember the signal
     before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     try:
         needs = {"num_cpus": 1, "num_gpus": 1 if ray.cluster_resources().get("GPU") else 0}
-        task = ray.remote(**needs, max_retries=ATTEMPTS - 1)(_task)
-        waiting = {task.remote(job, expected(job)): job for job in jobs}
+        remote = ray.remote(**needs, max_retries=attempts - 1)(task)
+        waiting = {remote.remote(job, expected(job)): job for job in jobs}
         while waiting:
             ready, _ = ray.wait(list(waiting), timeout=PATIENCE)
             if interrupts:
@@ -61,20 +72,7 @@ def run(jobs: Sequence[Any], *, workers: int, folder: Path, address: str) -> Ite
         signal.signal(signal.SIGINT, before)
 
 
-def _task(job: Any, wanted: Mapping[str, Any]) -> str:
-    """Do a run on the machine where Ray has put it; returns the text of its result file."""
-    from reidkit.studies.runner import compare_machines, do
-
-    try:
-        compare_machines(job, wanted)
-    except ValueError as error:
-        raise LookupError(str(error)) from None  # which ends the whole study
-    with tempfile.TemporaryDirectory(prefix="reidkit-") as folder:
-        do(job, Path(folder))
-        return (Path(folder) / f"{job.name}.json").read_text()
-
-
-def _joined(address: str, workers: int) -> Any:
+def _joined(address: str, workers: int, environment: Mapping[str, str]) -> Any:
     """The module ray, connected."""
     if address.startswith("ray://"):
         raise ValueError("a study is started on a machine of its cluster; log in to one and use --address auto.")
@@ -83,9 +81,7 @@ def _joined(address: str, workers: int) -> Any:
         import ray
     except ImportError:
         raise ValueError(MISSING) from None
-    from reidkit.studies.runner import ALONE
-
-    options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": ALONE}}
+    options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": dict(environment)}}
     own = {"num_cpus": workers or None, "include_dashboard": False}
     try:
         host, _, port = address.rpartition(":")

@@ -188,7 +188,7 @@ def _finished(
     progress: bool = True,
 ) -> Iterator[tuple[Job, str]]:
     """Run jobs, and give each when it has ended, with the reason if it failed."""
-    start = choose("engine", engine, {"processes": _here, "ray": on_ray.run})
+    start = choose("engine", engine, {"processes": _here, "ray": _on_ray})
     if address and engine != "ray":
         raise ValueError("an address is that of a Ray cluster; ask for it by --engine ray.")
     begun = time.monotonic()
@@ -223,6 +223,27 @@ def _here(jobs: Sequence[Job], *, workers: int, folder: Path, address: str) -> I
         for process in running:
             process.kill()
             process.wait()
+
+
+def _on_ray(jobs: Sequence[Job], **where: Any) -> Iterator[tuple[Job, str]]:
+    """Each job as a task of Ray, and why it failed."""
+    return on_ray.run(jobs, task=there, expected=expected, attempts=ATTEMPTS, environment=ALONE, **where)
+
+
+def there(job: Job, wanted: Mapping[str, Any]) -> str:
+    """Do a run on the machine where Ray has put it; returns the text of its result file.
+
+    Raises:
+        LookupError: the machine has another copy of the project.
+    """
+    if other := [name for name, value in expected(job).items() if value != wanted[name]]:
+        raise LookupError(
+            f"the project on {platform.node()} is not that which started the study: its {' and '.join(other)} for "
+            f"{job.name} differ; bring both to the same commit and start the study again."
+        )
+    with tempfile.TemporaryDirectory(prefix="reidkit-") as folder:
+        do(job, Path(folder))
+        return (Path(folder) / f"{job.name}.json").read_text()
 
 
 def _begin(job: Job, folder: Path, slot: Mapping[str, str]) -> subprocess.Popen:
@@ -281,19 +302,6 @@ def _end_with(parent: int) -> None:
 def expected(job: Job) -> dict[str, Any]:
     """What must be equal on two machines for a run to be the same on both."""
     return {"code": runs.digest(job.notebook), "parameters": job.params}
-
-
-def compare_machines(job: Job, wanted: Mapping[str, Any]) -> None:
-    """See that this machine has the project that started the study.
-
-    Raises:
-        ValueError: it has another; the sentence says what differs.
-    """
-    if other := [name for name, value in expected(job).items() if value != wanted[name]]:
-        raise ValueError(
-            f"the project on {platform.node()} is not that which started the study: its {' and '.join(other)} for "
-            f"{job.name} differ; bring both to the same commit and start the study again."
-        )
 
 
 def verify(jobs: Sequence[Job], *, folder: str | Path = "", **options: Any) -> list[str]:

@@ -36,7 +36,8 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
 
 def pytest_sessionfinish(session, exitstatus) -> None:
     """The table of a whole run is recorded; it holds no time and no path, so that equal code gives equal bytes."""
-    if TRIES >= FULL and not session.config.option.keyword:
+    whole = not session.config.option.keyword and all(Path(place).is_dir() for place in session.config.args)
+    if TRIES >= FULL and whole:
         files.write_json(TABLE, session.config.stash[ROWS])
 
 

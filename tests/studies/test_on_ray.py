@@ -18,7 +18,7 @@ import pytest
 
 import miniatures
 from reidkit import runs
-from reidkit.studies import on_ray, runner
+from reidkit.studies import runner
 from reidkit.studies.runner import Job, run_study
 
 SEED = 81632  # of no other run
@@ -116,7 +116,7 @@ def test_a_study_that_is_interrupted_and_whose_worker_is_killed_ends_with_the_nu
     # it goes on; then the worker that trains is killed
     leader.begin([done, killed, other, broken])
     leader.training(killed, tens=1)
-    workers = [pid for pid in processes("ray::_task")]
+    workers = [pid for pid in processes("ray::there")]
     assert workers
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
@@ -141,9 +141,8 @@ def test_a_study_that_is_interrupted_and_whose_worker_is_killed_ends_with_the_nu
 @pytest.mark.parametrize(("part", "value"), [("code", "0123456789ab"), ("parameters", {"seed": 0})])
 def test_a_machine_with_another_copy_of_the_project_refuses(part, value):
     job = Job("02", "quick", "softmax", SEED)
-    runner.compare_machines(job, runner.expected(job))
     with pytest.raises(LookupError, match=rf"is not that which started the study: its {part} for 02.quick.softmax"):
-        on_ray._task(job, runner.expected(job) | {part: value})
+        runner.there(job, runner.expected(job) | {part: value})
 
 
 def test_without_ray_the_remedy_is_named(monkeypatch, tmp_path):
