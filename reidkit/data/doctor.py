@@ -92,7 +92,7 @@ class Report:
         return "\n".join([title, "", *table, "", *said])
 
 
-def examine(root: str | Path) -> Report:
+def examine(root: str | Path, *, progress: bool = True) -> Report:
     """Name the layout of a folder, compare its counts with the published ones and find what is wrong with it.
 
     Every image is decoded, in threads. An archive one or two folders deeper is examined there. Images that are still
@@ -100,6 +100,7 @@ def examine(root: str | Path) -> Report:
 
     Args:
         root: the folder of an archive, of a city or of your own images, or a CSV file of them.
+        progress: show a bar where somebody watches.
 
     Returns:
         The report; `print` it.
@@ -130,7 +131,7 @@ def examine(root: str | Path) -> Report:
         found = [*_compare(split, published), *_cameras(split, layouts.CAMERAS.get(layout) if published else None)]
         whole = not lost if city else bool(published) and not found
         complete |= {part for part in parts if city or part.split()[-1] in published} if whole else set()
-        for severity, text in (*found, *_people(split), *_files(split, layout)):
+        for severity, text in (*found, *_people(split), *_files(split, layout, progress)):
             severity = "note" if whole and severity == "warning" else severity
             problems.append(Problem(severity, f"{reading}: {text}" if reading else text))
         counts |= parts
@@ -300,7 +301,7 @@ def _unmatched(split: Split) -> list[Record]:
     return [record for record in split.query if not cameras[record.pid] - {record.camid}]
 
 
-def _files(split: Split, layout: str) -> Iterator[Problem]:
+def _files(split: Split, layout: str, progress: bool) -> Iterator[Problem]:
     """Decode every image: what is missing, what is damaged, what is there twice."""
     records = {record.path: record for part in split.parts.values() for record in part}
     inside = [path for path in records if layout == "cuhk03" and not path.parent.exists()]
@@ -312,7 +313,7 @@ def _files(split: Split, layout: str) -> Iterator[Problem]:
         return
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter while it decodes
         found = pool.map(_inspect, records)
-        found = track(found, title="decoding", total=len(records), unit="images")
+        found = track(found, title="decoding", total=len(records), unit="images", enabled=progress)
         states = dict(zip(records, found, strict=True))
     for state, remedy in (("missing", "unpack the archive again or mend the list"), ("damaged", "replace them")):
         if bad := [path.name for path, found in states.items() if found == state]:
