@@ -250,9 +250,8 @@ def _begin(job: Job, folder: Path, slot: Mapping[str, str]) -> subprocess.Popen:
     """The process of a run; what it says goes into a log."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED_ON)}
     call = [sys.executable, "-c", WORKER, json.dumps(asdict(job)), str(folder), str(os.getpid())]
-    log = _log(job)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as handle:
+    files.write_text(_log(job), "")  # which says why, if it cannot be written
+    with _log(job).open("w") as handle:
         options = {"stdin": subprocess.DEVNULL, "stdout": handle, "stderr": handle}
         return subprocess.Popen(call, env=environment | ALONE | slot, **options)
 

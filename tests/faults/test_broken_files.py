@@ -17,6 +17,7 @@ from torch import nn
 
 from reidkit import checkpoints, training
 from reidkit.models.backbones import load_weights, small_resnet
+from reidkit.recipes import driver
 from reidkit.recipes.sources import load_data
 
 PARAMS = {"dataset": "market1501", "city_preset": "quick", "city_seed": 0, "height": 32, "width": 16}
@@ -63,7 +64,7 @@ def test_a_broken_image_is_named(archive, tally, tries):
     for fault, data in broken_images(path.read_bytes(), tries):
         with tally(fault):
             path.write_bytes(data)
-            sentence = refused(load_data, PARAMS | {"data_root": root}, progress=False)
+            sentence = refused(load_data, driver.Parameters(**PARAMS, data_root=str(root)), progress=False)
             assert str(path) in sentence and "cannot be read as an image" in sentence
             assert path.read_bytes() == data
 
@@ -77,7 +78,7 @@ def test_a_strange_image_is_read_in_its_colours(archive, tally, mode, kind):
         colour = Image.open(path).convert("RGB")
         with path.open("wb") as file:  # Pillow looks at the first bytes, not at the name
             colour.convert(mode).save(file, kind)
-        got = load_data(PARAMS | {"data_root": root}, progress=False).train.pixels[1].float()
+        got = load_data(driver.Parameters(**PARAMS, data_root=str(root)), progress=False).train.pixels[1].float()
         meant = colour.convert("L").convert("RGB") if mode == "L" else colour
         meant = numpy.array(meant.resize((16, 32), Image.Resampling.BILINEAR))
         assert (got - torch.tensor(meant).permute(2, 0, 1)).abs().mean() < 6

@@ -54,6 +54,22 @@ def test_a_training_run(victim, tally, tries, data, tmp_path):
             assert again["files"].keys() == whole["files"].keys(), "another epoch, or a scrap, is left"
 
 
+@pytest.mark.parametrize("recipe", ["baseline", "ranking", "sparse_smoothing", "one_shot", "soft_multilabel"])
+def test_a_run_that_is_killed_again_and_again(victim, tally, tries, data, tmp_path, recipe):
+    """Ten times by `make test-faults`: each time it goes on, and in the end its bits are those of a whole run."""
+    options, rng = {"data": data, "recipe": recipe, "variant": "default"}, random.Random(recipe)
+    whole, kills = victim.undisturbed("train", options), 0
+    with tally(f"{recipe}, kill -9 again and again"):
+        for _ in range(4 * tries):  # now and then it comes to its end
+            if kills == min(tries, 10):
+                break
+            moment = {"operation": rng.randint(1, 12), "delay": rng.uniform(0, 0.05)}
+            kills += victim.do("train", tmp_path, options=options, **moment)["killed"]
+        again = victim.do("train", tmp_path, options=options)
+        assert kills > 0 and again["said"] == ""
+        assert again["files"]["bits.json"] == whole["files"]["bits.json"]
+
+
 def test_a_study(victim, tally, tries, data, tmp_path):
     options = {"data": data}
     for folder, whole in itertools.islice(victim.kill("study", tmp_path, options=options), tries):

@@ -22,7 +22,7 @@ import torch
 
 from reidkit import code, files, runs
 from reidkit.models.backbones import BACKBONES, small_resnet
-from reidkit.recipes import baseline
+from reidkit.recipes import baseline, one_shot, ranking, soft_multilabel, sparse_smoothing
 from reidkit.studies import runner
 from reidkit.world import city
 
@@ -48,11 +48,29 @@ def small(folder: Path) -> dict[str, int]:
     return {"epochs": 4, "steps_per_epoch": 3, "p": 4, "k": 2, "height": 32, "width": 16}
 
 
-def train(folder: Path, data: str, checkpoint: str = "") -> None:
-    """A run of the baseline, down to the bits of its network, its embeddings and its metrics."""
-    few = small(folder)
+RECIPES = (baseline, ranking, sparse_smoothing, one_shot, soft_multilabel)
+SHORT = {  # what a run of each recipe takes beside the size of its images
+    "baseline": {"epochs": 4, "steps_per_epoch": 3, "p": 4, "k": 2},
+    "ranking": {"epochs": 4, "steps_per_epoch": 3, "p": 4, "k": 2},
+    "sparse_smoothing": {
+        **{"epochs": 2, "height": 36, "width": 18, "crop_height": 32, "crop_width": 16, "batch_size": 8, "hidden": 8},
+        **{"amount": 8, "clusters": 2, "gan_init": "scratch", "gan_channels": 4, "gan_batch": 4, "gan_epochs": 2},
+        **{"gan_steps": 2, "weights": ""},
+    },
+    "one_shot": {**{"epochs": 2, "steps_per_epoch": 2, "batch_size": 4, "enlarging_factor": 0.4, "weights": ""}},
+    "soft_multilabel": {
+        **{"epochs": 3, "steps_per_epoch": 2, "source_batch": 8, "target_batch": 8, "mining_ratio": 0.1},
+        **{"source_dataset": "market", "stage_one": "train", "stage_one_epochs": 2, "weights": ""},
+    },
+}
+
+
+def train(folder: Path, data: str, checkpoint: str = "", recipe: str = "baseline", variant: str = "triplet") -> None:
+    """A run of a recipe, down to the bits of its network, its embeddings and its metrics."""
+    few = {name: value for name, value in small(folder).items() if name in ("height", "width")} | SHORT[recipe]
     kept = {"checkpoint": folder / checkpoint} if checkpoint else {}
-    result = baseline.run("triplet", preset="quick", data_root=data, progress=False, **kept, **few)
+    method = {module.__name__.rpartition(".")[2]: module for module in RECIPES}[recipe]
+    result = method.run(variant, preset="quick", data_root=data, progress=False, **kept, **few)
     tensors = {**result.objects["model"].state_dict(), "query": result.objects["query"].x}
     bits = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
     (folder / "bits.json").write_text(json.dumps({"bits": bits, "metrics": result.metrics}))
@@ -92,8 +110,7 @@ def study(folder: Path, data: str, killed_after: float = 0) -> None:
     """Four runs in two processes, one of which may be killed; then the results without times and places."""
 
     def begin(job: runner.Job, results: Path, slot: dict[str, str]) -> Forked:
-        log = runner._log(job)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(log := runner._log(job), "")
         process = Forked(log, json.dumps(dataclasses.asdict(job)), str(results), str(os.getpid()))
         started.append(process)
         if killed_after and len(started) == 1:
