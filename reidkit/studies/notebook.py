@@ -33,11 +33,13 @@ class Plan:
     Attributes:
         path: the notebook.
         params: all of its parameters.
+        given: those that are not the preset's.
         out: the file to write.
     """
 
     path: Path
     params: Parameters
+    given: dict[str, Scalar]
     out: Path
 
     @property
@@ -112,7 +114,9 @@ def plan(
     _find(params)
     different = json.dumps(given, sort_keys=True).encode()
     name = ".".join([number, preset] + [hashlib.sha256(different).hexdigest()[:8]] * bool(given))
-    return Plan(path, params, Path(out or runs.ROOT / "runs" / "notebooks").expanduser().resolve() / f"{name}.ipynb")
+    return Plan(
+        path, params, given, Path(out or runs.ROOT / "runs" / "notebooks").expanduser().resolve() / f"{name}.ipynb"
+    )
 
 
 def _find(params: Parameters) -> None:
@@ -140,8 +144,7 @@ def describe(plan: Plan) -> str:
     >>> describe(plan("02")).partition(" ->")[0]
     '02_baseline, preset quick'
     """
-    changes = ", ".join(f"{name} {value}" for name, value in plan.changes.items() if name != "preset")
-    given = f", {changes}" if changes and plan.params.preset == "quick" else ""
+    given = "".join(f", {name} {value}" for name, value in plan.given.items())
     return f"{plan.path.stem}, preset {plan.params.preset}{given} -> {plan.out}"
 
 

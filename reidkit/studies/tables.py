@@ -73,7 +73,7 @@ def ablation(
     Args:
         notebook: "02" or "02_baseline".
         preset: size of the runs.
-        variants: keys of the recipe's `VARIANTS` or `STUDIES`; all variants where left out.
+        variants: keys of the recipe's `VARIANTS`, or names of groups of them; all variants where left out.
         metrics: keys of the recorded metrics.
         folder: where the result files are.
 
@@ -104,7 +104,7 @@ def beside_paper(
     Args:
         notebook: "03" or "03_ranking".
         preset: size of the recorded runs.
-        variants: keys of the recipe's `VARIANTS` or `STUDIES`; all variants where left out.
+        variants: keys of the recipe's `VARIANTS`, or names of groups of them; all variants where left out.
         this_run: variant -> metrics of a run of any size; rows without one say so by a dash.
         metrics: keys of the recorded metrics, mean ± standard deviation over seeds, in percent.
         folder: where the result files are.
