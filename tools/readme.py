@@ -41,7 +41,7 @@ def fill(text: str, blocks: dict[str, str]) -> str:
 def readme_blocks() -> dict[str, str]:
     """The blocks of README.md."""
     blocks = {"course": course(), "notebooks": notebook_table(), "results": result_table()}
-    return blocks | {"questions": question_table(), "lines": line_count()}
+    return blocks | {"questions": question_table(), "lines": line_count(), "faults": fault_table()}
 
 
 def timing() -> dict:
@@ -136,6 +136,14 @@ def decided(notebook: str, preset: str, *, ours: bool) -> list[dict[str, str]]:
         cells |= {} if ours else {"printed": "–" if printed is None else f"{printed:+.1f}"}
         rows.append(cells | {"recorded": recorded, "seeds": row["seeds"], "verdict": row["verdict"]})
     return rows
+
+
+def fault_table() -> str:
+    """What `make test-faults` tried and what was survived, as it recorded it last."""
+    path = RESULTS / "faults.json"
+    made = files.read_json(path) if path.exists() else {}
+    rows = [{"fault": name, "tried": str(row["tried"]), "survived": str(row["survived"])} for name, row in made.items()]
+    return tables.text(rows, markdown=True)
 
 
 def line_count() -> str:
