@@ -12,7 +12,7 @@ from reidkit import embed as embed_module
 from reidkit.data.images import Images, normalise
 from reidkit.embed import Embeddings, colour_histogram, embed, search
 from reidkit.models.backbones import small_resnet
-from reidkit.models.heads import ReID
+from reidkit.models.heads import BNNeck, ReID
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def images(generator):
 
 @pytest.fixture
 def model():
-    network = ReID(small_resnet(width=4), num_pids=3)
+    network = ReID(small_resnet(width=4), BNNeck(32, 3))
     network(torch.randn(16, 3, 32, 16))  # running statistics that are not those of a new network
     return network
 

@@ -70,10 +70,15 @@ class Leader:
         stage = {"jobs": [dataclasses.asdict(job) for job in jobs], "folder": str(self.folder / "results")}
         print(json.dumps(stage), file=self.process.stdin, flush=True)
 
-    def training(self, job, tens):
-        """Wait until `tens` x 10 epochs of a job, or a few more, are kept."""
-        kept, name = self.folder / "runs", f"baseline.quick.{job.variant}.{SEED}.*/epoch-{tens:04d}?"
-        wait(lambda: self.process.poll() or any(kept.glob(name)))
+    def epochs(self, job):
+        """What is kept of a job's training."""
+        return {path.name for path in (self.folder / "runs").glob(f"baseline.quick.{job.variant}.{SEED}.*/epoch-*")}
+
+    def begin_training(self, jobs, job):
+        """Begin a study, and wait until an epoch of a job has been done in it."""
+        before = self.epochs(job)
+        self.begin(jobs)
+        wait(lambda: self.process.poll() or self.epochs(job) - before)
         assert self.process.poll() is None, self.process.stderr.read()
 
     def end(self):
@@ -107,16 +112,14 @@ def test_a_study_that_is_interrupted_and_whose_worker_is_killed_ends_with_the_nu
     runs.save_result(before, tmp_path / "results")
 
     # Ctrl-C ends everything that the study started
-    leader.begin([killed])
-    leader.training(killed, tens=0)
+    leader.begin_training([killed], killed)
     leader.process.send_signal(signal.SIGINT)
     assert leader.end()[1] == "KeyboardInterrupt()"
     wait(lambda: not [pid for pid in processes(leader.short) if pid != leader.process.pid], 30)
 
     # it goes on; then the worker that trains is killed
-    leader.begin([done, killed, other, broken])
-    leader.training(killed, tens=1)
-    workers = [pid for pid in processes("ray::there")]
+    leader.begin_training([done, killed, other, broken], killed)
+    workers = processes("ray::there")
     assert workers
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
