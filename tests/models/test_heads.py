@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reidkit.models.backbones import small_resnet
-from reidkit.models.heads import Agents, BNNeck, NoNeck, Output, ReID
+from reidkit.models.heads import NECKS, Agents, BNNeck, NoNeck, Output, ReID
 
 
 @pytest.fixture
@@ -13,8 +13,9 @@ def images():
     return torch.randn(6, 3, 64, 32)
 
 
-def reid(**options):
-    return ReID(small_resnet(width=4), 5, **options)
+def reid(neck="bn"):
+    backbone = small_resnet(width=4)
+    return ReID(backbone, NECKS[neck](backbone.dim, 5))
 
 
 def test_the_neck_equals_its_formula():
@@ -101,12 +102,11 @@ def test_at_test_time_an_embedding_does_not_depend_on_its_batch(images):
 
 
 def test_weights_are_laid_out_channels_last():
-    net = ReID(small_resnet(width=8), 5)
+    net = reid()
     assert net.backbone.layer2.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="neck is one of bn, none, agents, not 'bnn'"):
-        reid(neck="bnn")
+@pytest.mark.parametrize("head", NECKS.values())
+def test_a_head_for_nobody_is_refused(head):
     with pytest.raises(ValueError, match="num_pids is the number of training identities, at least 1, not 0"):
-        ReID(small_resnet(width=4), 0)
+        head(8, 0)
