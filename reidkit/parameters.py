@@ -98,8 +98,8 @@ def _checked(kind: dataclasses.Field, value: Any) -> Scalar:
     low, high, above = kind.metadata["range"]
     if wanted in (int, float) and not (low <= value <= high and value > above):
         bounds = [(above, "above"), (low, "at least"), (high, "at most")]
-        allowed = " and ".join(f"{word} {bound:g}" for bound, word in bounds if math.isfinite(bound))
-        raise ValueError(f"{name} must be {allowed}, not {value:g}.")
+        allowed = " and ".join(f"{word} {_number(bound)}" for bound, word in bounds if math.isfinite(bound))
+        raise ValueError(f"{name} must be {allowed}, not {_number(value)}.")
     return value
 
 
@@ -122,6 +122,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     'radius'
     """
     return difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.0)[0]
+
+
+def _number(value: float) -> str:
+    """A number as it is read: whole ones with all their digits."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _is_number(text: str) -> bool:

@@ -8,13 +8,15 @@ import contextlib
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from reidkit import checkpoints
@@ -22,7 +24,7 @@ from reidkit.models.precision import network_precision, resolve_precision
 from reidkit.progress import bar, is_watched, note
 
 Schedule = Callable[[float], float]
-LOOK_EVERY = 50  # steps between two looks at the losses on CUDA, because each look makes the host wait for the device
+LOOK_EVERY = 50  # steps between two looks at the numbers on CUDA, because each look makes the host wait for the device
 
 
 @dataclass
@@ -112,6 +114,7 @@ class Cycle:
     def __init__(self, batches: Iterable, steps: int):
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}.")
+        _check_repeatable(batches)
         self.batches, self.steps, self.epoch = batches, steps, 0
 
     def __len__(self) -> int:
@@ -146,6 +149,7 @@ def fit(
     schedules: Schedule | Sequence[Schedule] | Mapping[str, Schedule] = (),
     state: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
+    changed: str | Sequence[str] = (),
     precision: str = "auto",
     progress: bool = True,
 ) -> History:
@@ -158,9 +162,9 @@ def fit(
 
     Args:
         model: a network, or an `nn.ModuleDict` of several; its forward runs in `precision`, the losses in float32.
-        batches: anything that can be iterated over again; `set_epoch(epoch)` is called where it exists, and to resume
-            to the same bits its order must depend on that number alone. With `len()` schedules move at each step,
-            without at each epoch.
+        batches: anything that can be iterated over again, so no generator; `set_epoch(epoch)` is called where it
+            exists, and to resume to the same bits its order must depend on that number alone. With `len()` schedules
+            move at each step, without at each epoch.
         training_step: the method.
         epochs: passes over `batches`.
         optimizers: one, a list (named "0", "1", ...), or a dict by name.
@@ -168,7 +172,10 @@ def fit(
             optimizers, a list, or a dict by name.
         state: whatever else must survive a kill, by name: `torch.Generator`s, and objects with `state_dict` and
             `load_state_dict` such as memories.
-        checkpoint: a folder that keeps the last whole epoch; a run found there is continued.
+        checkpoint: a folder that keeps the last whole epoch; a run found there is continued, and a finished one is
+            extended by a larger `epochs` if the schedules are the same where it has been.
+        changed: what differs on purpose from the run in `checkpoint`, which is otherwise an error: any of "optimizers",
+            "schedules", "precision", "training_step".
         precision: "auto" (bf16 on CUDA, fp32 elsewhere), "bf16" or "fp32".
         progress: show a bar where a person watches, and one line an epoch.
 
@@ -176,9 +183,12 @@ def fit(
         The history of all epochs, those of an earlier, killed call included.
 
     Raises:
-        FloatingPointError: a term is NaN or infinite; the sentence names epoch, step, term and images.
-        ValueError: a step that names no optimizer, or gives nothing to minimise; a checkpoint that is damaged or of
-            another run.
+        FloatingPointError: a term or a gradient is NaN or infinite (found before the optimizer's step; on CUDA at most
+            50 steps later), or a step made weights so; the sentence names epoch, step, term or parameter, and images.
+            Nothing of it is ever kept in `checkpoint`.
+        ValueError: a step that names no optimizer, or gives nothing to minimise; batches that can be passed over only
+            once, or one image under batch normalisation; a state that cannot be kept; a checkpoint that is damaged or
+            of another run.
 
     >>> model = nn.Linear(1, 1); batches = [(torch.ones(4, 1), torch.zeros(4, 1))]
     >>> def step(model, batch): return (model(batch[0]) - batch[1]).square().mean()
@@ -186,12 +196,16 @@ def fit(
     epoch 1 of 2 · 1 step
     epoch 2 of 2 · 1 step
     """
+    _check_repeatable(batches)
+    if isinstance(epochs, bool) or not isinstance(epochs, Integral) or epochs < 0:
+        raise ValueError(f"epochs is a whole number of passes over the batches, at least 0, not {epochs!r}.")
+    epochs = int(epochs)
     optimizers = _by_name(optimizers)
     schedules = dict.fromkeys(optimizers, schedules) if callable(schedules) else _by_name(schedules)
     if unknown := set(schedules) - set(optimizers):
         raise ValueError(f"there is a schedule for {sorted(unknown)}, but the optimizers are {sorted(optimizers)}.")
     rates = {name: [group["lr"] for group in optimizers[name].param_groups] for name in schedules}
-    loop = _Loop(model, batches, training_step, optimizers, schedules, rates)
+    loop = _Loop(model, batches, training_step, optimizers, schedules, rates, dict(state or {}))
     history = History()
     with contextlib.ExitStack() as stack:
         stack.callback(loop.set_rates, lambda name: 1.0)  # leaves the optimizers as they came, for a next round
@@ -199,9 +213,11 @@ def fit(
         if checkpoint is not None:
             facts = checkpoints.facts(training_step, epochs, optimizers, schedules, resolve_precision(model, precision))
             keeper = stack.enter_context(
-                checkpoints.keep(Path(checkpoint), model, optimizers, dict(state or {}), facts)
+                checkpoints.keep(Path(checkpoint), model, optimizers, dict(state or {}), facts, changed)
             )
+            keeper.check()
             history.rows = keeper.restore()
+        loop.begin(len(history.rows))
         length = _length(batches)
         steps_bar = stack.enter_context(
             bar(total=length and epochs * length, title="training", unit="step", enabled=progress)
@@ -215,6 +231,14 @@ def fit(
                 keeper.save(history.rows)
             note(_line(history.rows[-1], epochs), enabled=progress)
     return history
+
+
+def _check_repeatable(batches) -> None:
+    if isinstance(batches, Iterator) and not hasattr(batches, "__len__"):
+        raise ValueError(
+            f"batches is a {type(batches).__name__}, which can be passed over only once, and every epoch is a pass; "
+            "give a list, a DataLoader, or an object whose __iter__ starts again."
+        )
 
 
 def _by_name(items) -> dict[str, Any]:
@@ -249,10 +273,46 @@ class _Loop:
     optimizers: dict[str, Optimizer]
     schedules: dict[str, Schedule]
     rates: dict[str, list[float]]
+    state: dict[str, Any]
+    unknown: set[str] = field(default_factory=set)  # tensors that are not finite by intention: a mask, an empty memory
+
+    def begin(self, epoch: int) -> None:
+        """Refuse weights that are not finite before the first step, and learn which other tensors are not."""
+        found = _not_finite(self._tensors())
+        weights = {name for name, _ in self.model.named_parameters()}
+        bad = [name for name in found if name in weights or name.endswith(("running_mean", "running_var"))]
+        if bad:
+            raise FloatingPointError(
+                f"before epoch {epoch + 1}: {_listed('weights', bad)} not finite (NaN or infinite); "
+                "make the model anew, or load other weights."
+            )
+        self.unknown = set(found)
+
+    def end(self, epoch: int) -> None:
+        """Refuse to go on, and to keep anything, with tensors that are no longer finite."""
+        if bad := [name for name in _not_finite(self._tensors()) if name not in self.unknown]:
+            raise FloatingPointError(
+                f"epoch {epoch + 1}: at its end {_listed('tensors', bad)} not finite (NaN or infinite) although every "
+                "loss was; try a smaller learning rate, or look at what the training step itself writes there."
+            )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that lasts longer than a step, by name: the model, memories, and what optimizers remember."""
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        names = {id(tensor): name for name, tensor in tensors.items()}
+        for name, memory in self.state.items():
+            if isinstance(memory, nn.Module):
+                own = (*memory.named_parameters(), *memory.named_buffers())
+                tensors |= {f"{name}.{part}": tensor for part, tensor in own}
+        for optimizer in self.optimizers.values():
+            for parameter, kept in optimizer.state.items():
+                whose = names.get(id(parameter), f"a tensor {tuple(parameter.shape)} outside the model")
+                tensors |= {f"{what} of {whose}": tensor for what, tensor in kept.items() if isinstance(tensor, Tensor)}
+        return tensors
 
     def run(self, epoch: int, steps_bar) -> dict[str, Any]:
         """Train for one epoch and return its row of the history."""
-        start, watch, lr, step = time.perf_counter(), _Watch(epoch), {}, -1
+        start, watch, lr, step = time.perf_counter(), _Watch(epoch, self.model, self.unknown), {}, -1
         self.model.train()
         if hasattr(self.batches, "set_epoch"):
             self.batches.set_epoch(epoch)
@@ -261,18 +321,24 @@ class _Loop:
             position = epoch + min(step, length - 1) / length if length else epoch
             self.set_rates(lambda name, position=position: self.schedules[name](position))
             lr = lr or {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
-            for name, terms in self._losses(batch):
+            for name, terms in self._losses(batch, f"epoch {epoch + 1}, step {step + 1}"):
                 chosen = list(self.optimizers.values()) if name is None else [self.optimizers[name]]
                 for optimizer in chosen:
                     optimizer.zero_grad()
                 _total(terms).backward()
-                watch.add(step, name, terms, batch)
+                moved = [p for o in chosen for group in o.param_groups for p in group["params"] if p.grad is not None]
+                watch.before(step, name, terms, moved, batch)
                 for optimizer in chosen:
                     optimizer.step()
+                watch.after(step, moved, batch)
             steps_bar.update()
         if step < 0:
-            raise ValueError(f"there is no batch in epoch {epoch + 1}; the data is too small for this batch size.")
+            why = "the data is too small for this batch size"
+            if epoch:
+                why = "an epoch before had some; batches must start again at each pass"
+            raise ValueError(f"there is no batch in epoch {epoch + 1}; {why}.")
         means = watch.means()
+        self.end(epoch)
         lr = {f"lr/{name}": rate for name, rate in lr.items()} if len(lr) > 1 else {"lr": lr.popitem()[1]}
         return {"epoch": epoch + 1, "steps": step + 1, **lr, **means, "seconds": time.perf_counter() - start}
 
@@ -280,17 +346,30 @@ class _Loop:
         """Set the rate of each scheduled optimizer to its own times `factor(name)`."""
         for name, rates in self.rates.items():
             scale = factor(name)
+            if not math.isfinite(scale):
+                raise ValueError(f"the schedule of optimizer {name!r} gives {scale}; it must give finite factors.")
             for group, rate in zip(self.optimizers[name].param_groups, rates, strict=True):
                 group["lr"] = rate * scale
 
-    def _losses(self, batch) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
+    def _losses(self, batch, where: str) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
         """The steps of one batch as (optimizer name or None for all, terms), whatever form the training step has."""
-        outcome = self.training_step(self.model, batch)
-        for item in outcome if isinstance(outcome, Iterator) else [outcome]:
+        for item in self._items(batch, where):
             name, terms = item if isinstance(item, tuple) else (None, item)
             if name is not None and str(name) not in self.optimizers:
                 raise ValueError(f"the step names optimizer {name!r}, but there are {sorted(self.optimizers)}.")
             yield None if name is None else str(name), terms if isinstance(terms, Mapping) else {"loss": terms}
+
+    def _items(self, batch, where: str) -> Iterator:
+        try:
+            outcome = self.training_step(self.model, batch)
+            yield from outcome if isinstance(outcome, Iterator) else [outcome]
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{where}: batch normalisation got a single image, which has no variance; use batches of at least two "
+                "(p x k of at least 2), and leave out a last batch of one (drop_last)."
+            ) from error
 
 
 def _total(terms: Mapping[str, Any]) -> Tensor:
@@ -307,34 +386,140 @@ def _total(terms: Mapping[str, Any]) -> Tensor:
 
 
 class _Watch:
-    """Adds up the terms of an epoch and stops at the first that is not finite, without a wait at each step on CUDA."""
+    """Adds up the terms of an epoch, and stops at the first number that is not finite.
 
-    def __init__(self, epoch: int):
-        self.epoch, self.pending, self.sums, self.counts = epoch, [], {}, {}
+    Terms and gradients are looked at before the optimizer's step and weights after it; on CUDA all of them once in
+    `LOOK_EVERY` steps and before an epoch ends, without a wait in between, and in the order in which they came.
+    """
 
-    def add(self, step: int, optimizer: str | None, terms: Mapping[str, Tensor], batch) -> None:
+    def __init__(self, epoch: int, model: nn.Module, unknown: Collection[str] = ()):
+        self.epoch, self.model, self.pending, self.steps, self.sums, self.counts = epoch, model, [], 0, {}, {}
+        self.buffers = [b for name, b in model.named_buffers() if name not in unknown and _has_numbers(b)]
+
+    def before(self, step: int, optimizer: str | None, terms: Mapping[str, Tensor], moved, batch) -> None:
+        """Note the terms, and a norm of each gradient."""
         names = [name if optimizer is None else f"{optimizer}/{name}" for name in terms]
         values = torch.stack([term.detach().float() for term in terms.values()])
-        self.pending.append((step, names, values, getattr(batch, "indices", None)))
-        if not values.is_cuda or len(self.pending) >= LOOK_EVERY:
+        images = _images(batch)
+        self.pending.append((step, "term", names, values, images))
+        gradients = [p.grad._values() if p.grad.is_sparse else p.grad for p in moved]
+        for some, norms in _norms(moved, gradients):
+            self.pending.append((step, "gradient", some, norms, images))
+        self._look(values)
+
+    def after(self, step: int, moved, batch) -> None:
+        """Note a norm of each weight that a step has moved, and of each buffer."""
+        tensors = [*moved, *self.buffers]
+        for some, norms in _norms(tensors, [tensor.detach() for tensor in tensors]):
+            self.pending.append((step, "weights", some, norms, _images(batch)))
+            self._look(norms)
+        self.steps += 1
+
+    def _look(self, values: Tensor) -> None:
+        if not _makes_wait(values) or self.steps >= LOOK_EVERY:
             self.look()
 
     def look(self) -> None:
-        values = iter(torch.cat([values for _, _, values, _ in self.pending]).tolist())  # the only wait
-        for step, names, _, indices in self.pending:
-            for name in names:
-                value = next(values)
-                if not math.isfinite(value):
-                    images = "" if indices is None else f" on the images {torch.as_tensor(indices).tolist()}"
-                    raise FloatingPointError(
-                        f"epoch {self.epoch + 1}, step {step + 1}: the term {name!r} is {value}{images}; "
-                        "try a smaller learning rate, or look at these images."
-                    )
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0) + 1
-        self.pending = []
+        """Look at all that was noted, the oldest first."""
+        device = self.pending[0][3].device
+        values = iter(torch.cat([values.to(device) for _, _, _, values, _ in self.pending]).tolist())  # the only wait
+        for step, kind, owners, _, images in self.pending:
+            here = [next(values) for _ in owners]
+            if not all(map(math.isfinite, here)):
+                raise FloatingPointError(self._sentence(step, kind, owners, here, images))
+            if kind == "term":
+                for name, value in zip(owners, here, strict=True):
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+                    self.counts[name] = self.counts.get(name, 0) + 1
+        self.pending, self.steps = [], 0
+
+    def _sentence(self, step: int, kind: str, owners: list, values: list[float], images) -> str:
+        where = f"epoch {self.epoch + 1}, step {step + 1}"
+        images = "" if images is None else f" on the images {torch.as_tensor(images).flatten().tolist()}"
+        bad = [owner for owner, value in zip(owners, values, strict=True) if not math.isfinite(value)]
+        value = next(value for value in values if not math.isfinite(value))
+        if kind == "term":
+            # on CUDA the steps since then have spoilt the weights too
+            early = [(n, p) for n, p in self.model.named_parameters() if not _makes_wait(p)]
+            if spoilt := [name for name, weights in early if not _is_finite(weights)]:
+                return (
+                    f"{where}: {_listed('weights', spoilt)} not finite before the step, so that the term {bad[0]!r} is "
+                    f"{value}; look at what the training step itself writes there."
+                )
+            remedy = "try a smaller learning rate, or look at these images"
+            return f"{where}: the term {bad[0]!r} is {value}{images}; {remedy}."
+        known = {id(t): name for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
+        bad = [known.get(id(tensor), f"a tensor {tuple(tensor.shape)} outside the model") for tensor in bad]
+        if kind == "gradient":
+            terms = [name for at, what, some, _, _ in self.pending if (at, what) == (step, "term") for name in some]
+            return (
+                f"{where}: {_listed('gradients of', bad)} not finite ({value}) although {_listed('terms', terms)} "
+                f"finite{images}; look there for the root, norm or logarithm of 0, or try a smaller learning rate."
+            )
+        return (
+            f"{where}: {_listed('weights', bad)} not finite ({value}) after the optimizer's step{images}; "
+            "try a smaller learning rate."
+        )
 
     def means(self) -> dict[str, float]:
+        """Look at what is left, and give the mean of each term."""
         if self.pending:
             self.look()
         return {name: value / self.counts[name] for name, value in self.sums.items()}
+
+
+def _images(batch):
+    """Which images a batch holds, if it says so by tensor, array or list; (a tensor has a method of that name)."""
+    indices = getattr(batch, "indices", None)
+    return None if callable(indices) else indices
+
+
+def _makes_wait(values: Tensor) -> bool:
+    """Whether reading a value makes the host wait for a device."""
+    return values.device.type != "cpu"
+
+
+def _has_numbers(tensor: Tensor) -> bool:
+    return not is_lazy(tensor) and tensor.numel() > 0 and (tensor.is_floating_point() or tensor.is_complex())
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not _has_numbers(tensor) or bool(tensor.isfinite().all())
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not finite; one wait for each device and type."""
+    found = {
+        name
+        for names, norms in _norms(list(tensors), [tensor.detach() for tensor in tensors.values()])
+        for name, norm in zip(names, norms.tolist(), strict=True)
+        if not math.isfinite(norm)
+    }
+    return [name for name in tensors if name in found]
+
+
+def _norms(owners: Sequence, tensors: Sequence[Tensor]) -> list[tuple[list, Tensor]]:
+    """A norm of each tensor, finite if all its numbers are; in one go for each device and type."""
+    groups: dict[tuple, tuple[list, list[Tensor]]] = {}
+    for owner, tensor in zip(owners, tensors, strict=True):
+        if _has_numbers(tensor):
+            some, numbers = groups.setdefault((tensor.device, tensor.dtype), ([], []))
+            some.append(owner)
+            numbers.append(tensor)
+    return [(some, _norms_of(numbers)) for some, numbers in groups.values()]
+
+
+def _norms_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Lengths are quick on a CPU; that of large numbers may be infinite, the largest number is not."""
+    lengths = None if _makes_wait(tensors[0]) else torch.stack(torch._foreach_norm(tensors))
+    if lengths is not None and lengths.isfinite().all():
+        return lengths
+    return torch.stack(torch._foreach_norm(tensors, math.inf))
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    """At most three names, how many more, and the verb."""
+    more = f" and {len(names) - 3} more" * (len(names) > 3)
+    one = {"gradients of": "gradient of", "terms": "term", "tensors": "tensor"}.get(what, what)
+    verb = "is" if len(names) == 1 and one != what else "are"
+    return f"the {one if len(names) == 1 else what} {', '.join(map(repr, names[:3]))}{more} {verb}"

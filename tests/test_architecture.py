@@ -10,13 +10,14 @@ import pytest
 from front import ROOT, code_lines, library_files
 
 LIBRARY = ROOT / "reidkit"
-EVERYBODY = {"files", "progress", "distances", "blocks", "code"}
+EVERYBODY = {"files", "progress", "distances", "blocks", "inputs", "code"}
 METHOD = {"losses", "models", "metrics", "data", "pseudo_labels", "checkpoints", "training", "embed"}
 MAY_IMPORT = {  # package or module of ours -> what of ours it may import, beyond itself and EVERYBODY
     "files": set(),
     "progress": set(),
     "distances": set(),
     "blocks": set(),
+    "inputs": set(),
     "code": set(),
     "losses": set(),
     "metrics": set(),

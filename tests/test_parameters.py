@@ -58,7 +58,7 @@ def test_values_come_in_the_order_of_the_declaration_and_a_whole_number_will_do_
         ({"neck": "non"}, "neck must be one of bn, none, not 'non'; the nearest is none"),
         ({"folder": 3}, "folder must be of type str, not 3"),
         ({"folder": None}, "folder must be of type str, not None"),
-        ({"seed": 2**32}, "seed must be at least 0 and at most"),
+        ({"seed": 2**32}, r"seed must be at least 0 and at most 4294967295, not 4294967296\."),
     ],
 )
 def test_what_is_wrong_with_a_value_is_said(changes, sentence):

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import inspect
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -223,6 +225,220 @@ def test_no_batch_and_unknown_schedule_are_refused():
         fit(model, [], squared_error, epochs=1, optimizers=sgd(model), schedules={"x": float}, progress=False)
 
 
+def test_batches_that_can_be_passed_over_only_once_are_refused_by_name():
+    model, batches = linear(), make_batches()
+    for once, name in (
+        (iter(batches), "list_iterator"),
+        ((b for b in batches), "generator"),
+        (map(str, batches), "map"),
+    ):
+        with pytest.raises(ValueError, match=f"batches is a {name}, which can be passed over only once"):
+            fit(model, once, squared_error, epochs=1, optimizers=sgd(model), progress=False)
+        with pytest.raises(ValueError, match=f"batches is a {name}"):
+            Cycle(once, 3)
+
+    class Once:
+        """Says nothing of being exhausted."""
+
+        inner = iter(batches)
+
+        def __iter__(self):
+            return self.inner
+
+    with pytest.raises(ValueError, match="no batch in epoch 2; an epoch before had some; batches must start again"):
+        fit(model, Once(), squared_error, epochs=2, optimizers=sgd(model), progress=False)
+
+
+@pytest.mark.parametrize("epochs", [-1, 1.5, "3", True])
+def test_epochs_that_are_no_number_of_passes_are_refused(epochs):
+    model = linear()
+    with pytest.raises(ValueError, match="epochs is a whole number of passes"):
+        inspect.unwrap(fit)(model, make_batches(), squared_error, epochs=epochs, optimizers=sgd(model), progress=False)
+
+
+def test_one_image_under_batch_normalisation_is_one_sentence():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    batches = [*make_batches(2), *make_batches(1, size=1)]
+
+    def generator(model, batch):
+        yield squared_error(model, batch)
+
+    for step in (squared_error, generator):
+        with pytest.raises(
+            ValueError, match=r"epoch 1, step 3: batch normalisation got a single image.*drop_last"
+        ) as caught:
+            fit(model, batches, step, epochs=1, optimizers=sgd(model), progress=False)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_that_gives_no_number_is_named():
+    model = linear()
+    with pytest.raises(ValueError, match="schedule of optimizer '0' gives nan"):
+        fit(model, make_batches(), squared_error, epochs=1, optimizers=sgd(model), progress=False,
+            schedules=lambda epoch: float("nan"))  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+
+class TwoLayers(nn.Module):
+    """Two parameters that a training step can spoil one by one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 1)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))  # meant to be infinite
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def spoil(what: str, at: int):
+    """A step whose numbers stop being finite in the batch of number `at`: its gradient, a weight, or a buffer."""
+
+    def step(model, batch):
+        error = 1e-6 * squared_error(model, batch)
+        if batch.indices[0] != 10 * at:
+            return error
+        if what == "gradient":  # the root of 0 is 0, its slope is not
+            return {"error": error, "root": (0 * model.second.weight).sum().square().sqrt()}
+        if what == "weights":  # finite, but not what the optimizer makes of it
+            return 1e38 * (model.second.weight.sum() - model.second.weight.sum().detach())
+        model.mean = torch.full((2,), torch.nan)
+        return error
+
+    return step
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("at", range(5))
+def test_a_gradient_that_is_not_finite_names_step_parameter_and_images(tmp_path, monkeypatch, late, at):
+    """At once on a CPU, where the weights stay as they were; at the next look elsewhere, and never in a checkpoint."""
+    monkeypatch.setattr(training, "_makes_wait", lambda values: late)
+    monkeypatch.setattr(training, "LOOK_EVERY", 3)
+    model = TwoLayers()
+    sentence = (
+        rf"epoch 1, step {at + 1}: the gradient of 'second.weight' is not finite \(nan\) although the terms 'error', "
+        rf"'root' are finite on the images \[{10 * at}, .*; look there for the root"
+    )
+    with pytest.raises(FloatingPointError, match=sentence):
+        fit(model, make_batches(5), spoil("gradient", at), epochs=1, optimizers=sgd(model), progress=False,
+            checkpoint=tmp_path / "run")  # fmt: skip
+    assert not list((tmp_path / "run").glob("*"))
+    assert late or all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_weights_that_a_step_makes_infinite_name_that_step(tmp_path, monkeypatch, late):
+    monkeypatch.setattr(training, "_makes_wait", lambda values: late)
+    model = TwoLayers()
+    sentence = (
+        r"epoch 1, step 3: the weights 'second.weight' are not finite \(inf\) after the .*step on the images \[20, "
+    )
+    with pytest.raises(FloatingPointError, match=sentence):
+        fit(model, make_batches(5), spoil("weights", 2), epochs=1, optimizers=sgd(model, lr=100.0), progress=False,
+            checkpoint=tmp_path / "run")  # fmt: skip
+    assert not list((tmp_path / "run").glob("*"))
+
+
+def test_a_spoilt_buffer_is_not_kept_and_one_that_is_meant_so_is_no_fault(tmp_path):
+    model = TwoLayers()
+    with pytest.raises(FloatingPointError, match=r"epoch 1: at its end the tensor 'mean' is not finite"):
+        fit(model, make_batches(), spoil("buffer", 1), epochs=1, optimizers=sgd(model), progress=False,
+            checkpoint=tmp_path / "run")  # fmt: skip
+    assert not list((tmp_path / "run").glob("*"))
+
+
+def test_a_memory_or_an_optimizer_that_is_spoilt_is_not_kept(tmp_path):
+    memory = nn.Module()
+    memory.register_buffer("table", torch.zeros(2))
+    memory.register_buffer("threshold", torch.tensor(torch.nan))  # not known yet
+    checkpointed(tmp_path, state={"memory": memory})
+
+    def step(model, batch):
+        memory.table = memory.table + torch.nan
+        return squared_error(model, batch)
+
+    with pytest.raises(FloatingPointError, match=r"epoch 2: at its end the tensor 'memory\.table' is not finite"):
+        checkpointed(tmp_path, state={"memory": memory}, epochs=2, step=step)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["epoch-00001"]
+    model = linear()
+    adam = torch.optim.Adam(model.parameters())
+    with pytest.raises(FloatingPointError, match=r"the tensors 'exp_avg_sq of weight', 'exp_avg_sq of bias' are not"):
+        fit(model, make_batches(), lambda model, batch: 1e25 * squared_error(model, batch), epochs=1, optimizers=adam,
+            progress=False)  # fmt: skip
+
+
+def test_running_statistics_that_are_not_finite_are_refused_before_the_first_step():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model[1].running_var[2] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"before epoch 1: the weights '1\.running_var' are not finite"):
+        fit(model, make_batches(), squared_error, epochs=1, optimizers=sgd(model), progress=False)
+
+
+def test_weights_spoilt_before_or_between_the_steps_are_blamed_and_no_image():
+    model = TwoLayers()
+    with torch.no_grad():
+        model.first.bias[1] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"before epoch 1: the weights 'first.bias' are not finite"):
+        fit(model, make_batches(), squared_error, epochs=1, optimizers=sgd(model), progress=False)
+    model = TwoLayers()
+
+    def step(model, batch):
+        yield squared_error(model, batch)
+        with torch.no_grad():
+            model.first.bias.fill_(torch.inf)
+
+    with pytest.raises(
+        FloatingPointError, match=r"step 2: the weights 'first.bias' are not finite before the step"
+    ) as e:
+        fit(model, make_batches(), step, epochs=1, optimizers=sgd(model), progress=False)
+    assert "images" not in str(e.value)
+
+
+def test_numbers_that_are_large_or_sparse_or_of_several_types_are_no_fault():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.wide = (
+                nn.Embedding(4, 2, sparse=True),
+                nn.Parameter(torch.tensor([1e200], dtype=torch.float64)),
+            )
+            self.short, self.none = nn.Parameter(torch.ones(2).bfloat16()), nn.Parameter(torch.zeros(0))
+
+        def forward(self, x):
+            return (
+                self.table(x).sum()
+                + 1e25 * self.table(x).sum()
+                + self.wide.sum().log()
+                + self.short.sum()
+                + self.none.sum()
+            )
+
+    model = Mixed()
+    fit(
+        model,
+        [torch.tensor([1, 2])],
+        lambda model, x: model(x),
+        epochs=2,
+        optimizers=sgd(model, lr=1e-30),
+        progress=False,
+    )
+
+
+def test_a_batch_that_is_a_tensor_names_no_images():
+    """A tensor has a method called indices."""
+    model = linear()
+    with pytest.raises(
+        FloatingPointError,
+        match=r"gradients of 'weight', 'bias' are not finite .nan. although the term 'loss' is finite;",
+    ):
+        fit(model, [torch.ones(2, 3)], lambda model, x: (model(x)[0] - model(x)[1]).square().sum().sqrt(), epochs=1,
+            optimizers=sgd(model), progress=False)  # fmt: skip
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(value):
     def step(model, batch):
@@ -239,10 +455,13 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(value):
 
 def test_looking_late_still_names_the_right_step(monkeypatch):
     """On CUDA the losses are looked at once in 50 steps; a device that never looks in between is played by a tensor."""
-    watch = training._Watch(epoch=2)
+    monkeypatch.setattr(training, "_makes_wait", lambda values: True)
+    watch = training._Watch(epoch=2, model=linear())
     for step in range(5):
         term = torch.tensor(float("nan") if step >= 3 else 1.0)
-        watch.pending.append((step, ["softmax"], term[None], torch.tensor([step, step + 1])))
+        batch = Batch(term, term, torch.tensor([step, step + 1]))
+        watch.before(step, None, {"softmax": term}, [], batch)
+        watch.after(step, [], batch)
     with pytest.raises(FloatingPointError, match=r"epoch 3, step 4: .*'softmax' is nan on the images \[3, 4\]"):
         watch.means()
 
@@ -482,10 +701,13 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
-        ({"epochs": 2}, "other epochs"),
-        ({"lr": 0.2}, "other optimizers"),
-        ({"precision": "bf16"}, "other precision"),
-        ({"schedules": lambda epoch: 0.5}, "other schedules"),
+        ({"lr": 0.2}, r"other optimizers \(this one has lr 0\.2, not 0\.1\); delete .* changed=\["),
+        ({"precision": "bf16"}, r"other precision \(this one has precision bfloat16, not float32\)"),
+        ({"schedules": lambda epoch: 0.5}, r"other schedules \(this one has schedules for \['0'\], not \[\]\)"),
+        (
+            {"lr": 0.2, "precision": "bf16", "epochs": 2},
+            r"other precision and optimizers .this one has epochs 2, not 1; precision .*; lr 0\.2, not 0\.1\)",
+        ),
         ({"step": functools.partial(lambda model, batch, radius: squared_error(model, batch), radius=2.0)}, "radius"),
         ({"state": {"noise": torch.Generator()}}, r"keeps the state of \[\], this run has \['noise'\]"),
     ],
@@ -494,3 +716,166 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, changed, what):
     checkpointed(tmp_path)
     with pytest.raises(ValueError, match=what):
         checkpointed(tmp_path, **changed)
+
+
+@pytest.mark.parametrize("schedules", [(), warmup_steps(milestones=(1, 3), warmup=2)])
+def test_a_finished_run_that_is_extended_ends_with_the_bits_of_a_longer_one(tmp_path, schedules):
+    long, short, again = linear(), linear(), linear(seed=9)
+    rows = fit(long, make_batches(), squared_error, epochs=4, optimizers=sgd(long), schedules=schedules, progress=False)
+    checkpointed(tmp_path, model=short, epochs=2, schedules=schedules)
+    history = checkpointed(tmp_path, model=again, epochs=4, schedules=schedules)
+    assert torch.equal(again.weight, long.weight) and torch.equal(again.bias, long.bias)
+    strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in h.rows] for h in (history, rows)]
+    assert strip[0] == strip[1] and len(strip[0]) == 4
+    with pytest.raises(ValueError, match="has been trained for 4 epochs, more than these 2;"):
+        checkpointed(tmp_path, epochs=2, schedules=schedules)
+
+
+@pytest.mark.parametrize("epochs", [(1, 2), (4, 8)])
+def test_a_schedule_made_for_a_number_of_epochs_is_extended_only_on_purpose(tmp_path, epochs):
+    """With one epoch the two schedules agree at its start, and not within."""
+    before, after = epochs
+    checkpointed(tmp_path, epochs=before, schedules=warmup_cosine(before))
+    more = {"epochs": after, "schedules": warmup_cosine(after)}
+    with pytest.raises(ValueError) as caught:
+        checkpointed(tmp_path, **more)
+    said = str(caught.value)
+    different = r"a rate factor of [\d.]+ after [\d.]+ epochs, not [\d.]+"
+    assert re.search(rf"other schedules \(this one has epochs {after}, not {before}; {different}\); delete the", said)
+    assert said.endswith('or go on with what is new by changed=["schedules"].')
+    history = checkpointed(tmp_path, **more, changed="schedules")
+    assert len(history.rows) == after
+    assert len(checkpointed(tmp_path, **more).rows) == after  # from now on this is what the run is
+
+
+def test_another_rate_is_taken_on_purpose_and_the_state_of_the_optimizer_stays(tmp_path):
+    model = linear()
+
+    def run(epochs, lr, **more):
+        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        fit(model, make_batches(), squared_error, epochs=epochs, optimizers=optimizer, progress=False,
+            checkpoint=tmp_path / "run", **more)  # fmt: skip
+        return optimizer
+
+    run(1, 0.1)
+    with pytest.raises(ValueError, match=r"changed names \['lr'\]; what may differ from the kept run is epochs, "):
+        run(2, 0.2, changed=["lr"])
+    optimizer = run(2, 0.2, changed=["optimizers"])
+    assert optimizer.param_groups[0]["lr"] == 0.2
+    assert optimizer.state[model.weight]["step"] == 6  # three of either epoch
+    other = sgd(model, 0.3)
+    fit(model, make_batches(), squared_error, epochs=3, optimizers=other, progress=False, checkpoint=tmp_path / "run",
+        changed=("optimizers",))  # fmt: skip
+    assert other.param_groups[0]["lr"] == 0.3
+
+
+def averaged(model):
+    return torch.optim.swa_utils.AveragedModel(model)
+
+
+class Named(nn.Module):
+    """Parts with the names that the files of others are known by."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.module, self.fc, self.classifier = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.classifier(self.fc(self.module(x)))
+
+
+class Tied(nn.Module):
+    """One weight under two names, two halves of one memory, a transposed view, and a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, both = nn.Linear(3, 3), torch.arange(6.0)
+        self.same, self.last, self.calls = self.net, nn.Linear(3, 1), 0
+        self.register_buffer("left", both[:3])
+        self.register_buffer("right", both[3:])
+        self.register_buffer("turned", both.view(2, 3).T)
+
+    def forward(self, x):
+        self.calls += 1
+        return self.last(self.same(self.net(x)))
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.DataParallel(linear()), lambda: averaged(linear()), Named, Tied,
+             lambda: nn.ModuleDict({"module": linear(), "fc": linear()})["fc"]],
+    ids=["DataParallel", "AveragedModel", "Named", "Tied", "fc"],
+)  # fmt: skip
+def test_every_model_takes_its_own_checkpoint_back(tmp_path, make):
+    first, again, longer = make(), make(), make()
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.zero_()
+    checkpointed(tmp_path, model=first)
+    checkpointed(tmp_path, model=again)
+    for name, tensor in first.state_dict().items():
+        assert (
+            tensor == again.state_dict()[name]
+            if isinstance(tensor, dict)
+            else torch.equal(tensor, again.state_dict()[name])
+        ), name
+    fit(longer, make_batches(), squared_error, epochs=2, optimizers=sgd(longer), progress=False)
+    checkpointed(tmp_path, model=again, epochs=2)
+    for ours, theirs in zip(again.parameters(), longer.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    if isinstance(again, Tied):
+        assert again.same.weight is again.net.weight and again.calls == 6
+
+
+def test_a_checkpoint_is_taken_by_its_exact_names_alone(tmp_path):
+    checkpointed(tmp_path, model=nn.DataParallel(linear()))
+    with pytest.raises(ValueError, match=r"is of another Linear \(2 missing: weight and 1 more; 2 unknown: module\."):
+        checkpointed(tmp_path)
+    with pytest.raises(ValueError, match=r"1 of another type: module\.bias torch\.float32 for torch\.float64"):
+        wide = linear()
+        wide.bias = nn.Parameter(wide.bias.detach().double())
+        checkpointed(tmp_path, model=nn.DataParallel(wide))
+
+
+class Holder:
+    def __init__(self, state):
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        (torch.zeros(2), r"state\['memory'\] is a Tensor and cannot be kept"),
+        ([1], r"state\['memory'\] is a list and cannot be kept"),
+        (Holder({"rank1": numpy.float64(0.9)}), r"state\['memory'\] holds more than tensors, numbers"),
+        (Holder({"path": Path("x")}), r"state\['memory'\] holds more than tensors"),
+        (Holder({"call": lambda: 0}), r"state\['memory'\] holds more than tensors"),
+    ],
+)
+def test_a_state_that_could_not_be_read_back_is_refused_before_the_first_step(tmp_path, item, sentence):
+    steps = []
+
+    def step(model, batch):
+        steps.append(0)
+        return squared_error(model, batch)
+
+    with pytest.raises(ValueError, match=sentence):
+        checkpointed(tmp_path, step=step, state={"memory": item})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        model = linear()
+        fit(model, make_batches(), step, epochs=1, optimizers=sgd(model), checkpoint=tmp_path / "file")
+    assert not steps

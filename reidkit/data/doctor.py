@@ -16,8 +16,10 @@ from PIL import Image
 
 from reidkit import files
 from reidkit.data import layouts, own
-from reidkit.data.layouts import image_names, misspelt, some
-from reidkit.data.records import DISTRACTOR, JUNK, Record, Split
+from reidkit.data.copies import firsts
+from reidkit.data.layouts import CLUTTER, entries, image_names, misspelt, read_lines, some
+from reidkit.data.pixels import UnreadKindError, read_rgb
+from reidkit.data.records import DISTRACTOR, JUNK, Record, Split, whole_number
 from reidkit.progress import track
 
 SEVERITIES = ("error", "warning", "note")
@@ -27,6 +29,13 @@ SIGNS = {  # layout -> names that give it away, though some may be missing or sp
     "viper": layouts.VIPER_FOLDERS,
     "cuhk03": ("cuhk-03.mat", "cuhk03_release", "cuhk03-np", *layouts.BOXES),
     "folders": own.PARTS,
+}
+WRITINGS = {".txt", ".md", ".csv", ".json", ".xml", ".yml", ".yaml", ".html", ".pdf"}  # beside images; none is lost
+REMEDIES = {  # what may be wrong with an image file -> what to do
+    "missing": "unpack the archive again or mend the list",
+    "not to be read": "give yourself the right to read them",
+    "damaged": "replace them",
+    "of a kind that is not read": "save them as RGB with 8 bits",
 }
 READERS: dict[str, Callable[[Path], Split]] = {
     "market1501": layouts.market1501,
@@ -111,7 +120,10 @@ def examine(root: str | Path, *, progress: bool = True) -> Report:
     error    no/such/folder does not exist; data/README.md says where each archive comes from and where it goes.
     """
     root = Path(root)
-    places = [root] if recognise(root) else _deeper(root)
+    try:
+        places = [root] if recognise(root) else _deeper(root)
+    except (ValueError, OSError) as error:  # a folder or a table that may not be read
+        return Report(root, "", {}, (Problem("error", " ".join(str(error).split())),))
     if len(places) != 1:
         return Report(root, "", {}, (Problem("error", _why_not(root, places)),))
     place, layout = places[0], recognise(places[0])
@@ -122,7 +134,7 @@ def examine(root: str | Path, *, progress: bool = True) -> Report:
     for name, read in _readings(layout, place).items():
         try:
             split = read()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             problems.append(Problem("error", " ".join(str(error).split())))
             continue
         reading = name.removeprefix(layout).strip()  # "new detected" of CUHK03, else nothing
@@ -131,7 +143,9 @@ def examine(root: str | Path, *, progress: bool = True) -> Report:
         found = [*_compare(split, published), *_cameras(split, layouts.CAMERAS.get(layout) if published else None)]
         whole = not lost if city else bool(published) and not found
         complete |= {part for part in parts if city or part.split()[-1] in published} if whole else set()
-        for severity, text in (*found, *_people(split), *_files(split, layout, progress)):
+        about_people = [*_reserved(split, layout), *_people(split)]
+        about_files = [*_passed_over(place, split, layout), *_files(split, layout, progress)]
+        for severity, text in (*found, *about_people, *about_files):
             severity = "note" if whole and severity == "warning" else severity
             problems.append(Problem(severity, f"{reading}: {text}" if reading else text))
         counts |= parts
@@ -149,7 +163,8 @@ def recognise(place: Path) -> str:
     """
     if not place.is_dir():
         return "csv" if place.suffix.lower() == ".csv" and place.is_file() else ""
-    names, score = {path.name for path in place.iterdir()}, {}
+    there = entries(place)
+    names, score = {path.name for path in there}, {}
     for layout, signs in SIGNS.items():
         here = names & set(signs)
         score[layout] = len(here) + len(misspelt(signs, names - here).keys() - here) / 2
@@ -158,11 +173,11 @@ def recognise(place: Path) -> str:
         return "dukemtmc" if best == "market1501" and _is_duke(place) else best
     if _table(place):
         return "csv"
-    return "folders" if any(_images(path) for path in place.iterdir()) else ""
+    return "folders" if any(_images(path) for path in there) else ""
 
 
 def _images(place: Path) -> list[str]:
-    return image_names(path.name for path in place.iterdir()) if place.is_dir() else []
+    return image_names(path.name for path in entries(place)) if place.is_dir() else []
 
 
 def _is_duke(place: Path) -> bool:
@@ -175,9 +190,12 @@ def _table(place: Path) -> Path | None:
     """The one CSV file of a folder whose first line names path and pid."""
     tables = []
     for path in sorted(place.glob("*.csv")):
-        with path.open(encoding="utf-8-sig", errors="replace") as lines:
-            if {"path", "pid"} <= set(re.split(r'[\s,;"]+', next(lines, "").lower())):
-                tables.append(path)
+        try:
+            header = (read_lines(path) or [""])[0]
+        except ValueError:  # in an encoding of which the reader will speak
+            header = path.read_bytes()[:1000].decode("latin-1").replace("\0", "")
+        if {"path", "pid"} <= set(re.split(r'[\s,;"]+', header.lower())):
+            tables.append(path)
     return tables[0] if len(tables) == 1 else None
 
 
@@ -191,7 +209,7 @@ def _deeper(root: Path) -> list[Path]:
     """The data sets among the folders in `root`, or else among the folders in those."""
     inner = [root]
     for _ in range(2):
-        inner = [path for place in inner if place.is_dir() for path in sorted(place.iterdir()) if path.name[0] != "."]
+        inner = [path for place in inner if place.is_dir() for path in entries(place) if path.name[0] != "."]
         if found := [path for path in inner if path.is_dir() and recognise(path)]:
             return found
     return []
@@ -206,7 +224,7 @@ def _why_not(root: Path, places: list[Path]) -> str:
     except ValueError as error:
         return str(error)
     names, above = _images(root), root.resolve().parent
-    packed = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in layouts.PACKED_SUFFIXES]
+    packed = [path.name for path in entries(root) if path.suffix.lower() in layouts.PACKED_SUFFIXES]
     if places:
         return (
             f"{root} holds {len(places)} folders that look like data sets ({some(p.name for p in places)}); give one."
@@ -267,8 +285,10 @@ def _compare_city(place: Path, city: dict[str, int]) -> Iterator[Problem]:
 
 def _cameras(split: Split, published: int | None) -> Iterator[Problem]:
     """Cameras that are missing or too many, or not known at all."""
-    seen = {record.camid for records in split.parts.values() for record in records}
-    if len(seen) == sum(map(len, split.parts.values())) > 1:
+    records = [record for part in split.parts.values() for record in part]
+    seen = {record.camid for record in records}
+    several = 1 < len(seen) <= len(records) <= 2 * len(seen)  # few images a camera: perhaps copies of one
+    if several and len(seen) == len(set(firsts([r._replace(camid=i) for i, r in enumerate(records)]))):
         text = "each image counts as taken by a camera of its own; name cameras by c1, c2 … in file names or by camid."
         yield Problem("note", text)
     count = published or max(seen, default=-1) + 1
@@ -276,6 +296,22 @@ def _cameras(split: Split, published: int | None) -> Iterator[Problem]:
         there = ", ".join(str(camid + 1) for camid in sorted(seen))
         text = f"cameras with images: {there}, not 1 to {count}; look for images that are lost or misnamed."
         yield Problem("warning" if published else "note", text)
+
+
+def _reserved(split: Split, layout: str) -> Iterator[Problem]:
+    """How many of one's own images became distractors and junk; of an archive the table says it."""
+    count = split.counts()["gallery"]
+    if layout not in ("folders", "csv") or not (count["distractors"] or count["junk"]):
+        return
+    text = f"images by their pid: {count['distractors']:,} distractors (0), {count['junk']:,} junk (-1)"
+    records = [record for part in split.parts.values() for record in part]
+    pids = {record.pid for record in records} - {JUNK}
+    named = layout == "folders" and any(whole_number(record.path.parent.name) is None for record in records)
+    if count["distractors"] and len(pids) > 1 and pids == set(range(len(pids))) and not named:
+        text += "; identities seem to be numbered from 0: number them from 1, or 0 is nobody that can be found."
+        yield Problem("warning", text)
+    else:
+        yield Problem("note", f"{text}; number identities from 1, or name them.")
 
 
 def _people(split: Split) -> Iterator[Problem]:
@@ -315,31 +351,86 @@ def _files(split: Split, layout: str, progress: bool) -> Iterator[Problem]:
         found = pool.map(_inspect, records)
         found = track(found, title="decoding", total=len(records), unit="images", enabled=progress)
         states = dict(zip(records, found, strict=True))
-    for state, remedy in (("missing", "unpack the archive again or mend the list"), ("damaged", "replace them")):
+    for state, remedy in REMEDIES.items():
         if bad := [path.name for path, found in states.items() if found == state]:
             text = f"images that are {state}: {len(bad):,} of {len(records):,} ({some(bad)}); {remedy}."
             yield Problem("error", text)
-    copies = defaultdict(dict)
-    for record in split.train + split.query + split.gallery:  # multi-query boxes hold the queries again
-        if isinstance(states[record.path], bytes):
-            copies[states[record.path]][record.path] = record.pid
-    groups = [paths for paths in copies.values() if len(paths) > 1]
-    if groups:
-        strange = [paths for paths in groups if len(set(paths.values())) > 1]
-        pair = " = ".join(path.name for path in list((strange or groups)[0])[:2])
-        text = f"files that are copies of others: {sum(map(len, groups)) - len(groups):,} ({pair}"
+    yield from _copies(split, layout, states)
+
+
+def _copies(split: Split, layout: str, states: dict[Path, bytes | str]) -> Iterator[Problem]:
+    """Images that are there twice: one file listed twice, a link to it, or the same bytes under another name."""
+    shown = defaultdict(list)  # digest -> part and record; multi-query boxes are left out: they hold the queries again
+    classic = layout == "cuhk03" and split.query == split.gallery  # every test image is both, by its protocol
+    for part in ("train", "query") if classic else ("train", "query", "gallery"):
+        for record in split.parts[part]:
+            if isinstance(states[record.path], bytes):
+                shown[states[record.path]].append((part, record))
+    kinds = defaultdict(list)
+    for group in (group for group in shown.values() if len(group) > 1):
+        parts = {part for part, _ in group}
+        one = len({record.pid for _, record in group}) == 1
+        kind = "train" if one and "train" in parts else "query" if one and "query" in parts else ""
+        kinds[kind if len(parts) > 1 else ""].append(group)
+    for kind, said, remedy in (
+        ("train", "images that train and are tested", "keep each on one side"),
+        ("query", "images that are query and gallery", "each is junk for itself; keep each in one of the two"),
+    ):
+        if groups := kinds[kind]:
+            yield Problem("warning", f"{said}: {len(groups):,} ({some(map(_pair, groups))}); {remedy}.")
+    if groups := kinds[""]:
+        strange = [group for group in groups if len({record.pid for _, record in group}) > 1]
+        text = (
+            f"files that are copies of others: {sum(map(len, groups)) - len(groups):,} ({_pair((strange or groups)[0])}"
+        )
         text += f"; under another identity: {len(strange):,})" if strange else ")"
-        yield Problem("warning" if strange else "note", f"{text}; keep one of each.")
+        yield Problem("warning", f"{text}; keep one of each.")
+
+
+def _pair(group: list[tuple[str, Record]]) -> str:
+    """The first two of some copies; a file that is listed twice by its name alone."""
+    return " = ".join(dict.fromkeys(record.path.name for _, record in group[:2]))
+
+
+def _passed_over(place: Path, split: Split, layout: str) -> Iterator[Problem]:
+    """Files that lie among the images, or in a folder of identities, and are not read."""
+    read = {record.path for part in split.parts.values() for record in part}
+    homes = {path.parent for path in read}
+    for top in () if layout == "csv" else (place,) if layout == "folders" else sorted(homes):
+        for home, inner, _ in os.walk(top):  # images in a folder too many are lost as well
+            inner[:] = [name for name in inner if not _is_clutter(name)]
+            homes.add(Path(home))
+    lost = [path for home in sorted(homes) if home.is_dir() for path in entries(home)]
+    lost = [path for path in lost if path not in read and path.is_file() and not _is_clutter(path.name)]
+    lost = [path for path in lost if path.suffix != ".csv" or layout != "csv"]  # the list itself
+    writings = [path for path in lost if path.suffix.lower() in WRITINGS]
+    if pictures := [path for path in lost if path.suffix.lower() not in WRITINGS]:
+        text = f"files that are passed over: {len(pictures):,} ({some(path.name for path in pictures)}); "
+        if layout in ("csv", "msmt17"):
+            yield Problem("note" if layout == "csv" else "warning", f"{text}the list does not name them.")
+        else:
+            text += "give images a suffix that Pillow reads, those of an identity a folder, and move out what is none."
+            yield Problem("warning", text)
+    if writings:
+        text = f"files that are passed over: {len(writings):,} ({some(path.name for path in writings)}); no images."
+        yield Problem("note", text)
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in CLUTTER or name == "index.json"  # the last of CUHK03's export
 
 
 def _inspect(path: Path) -> bytes | str:
-    """A digest of an image that can be decoded, or else "missing" or "damaged"."""
+    """A digest of an image that can be decoded, or else what is wrong with it, as in `REMEDIES`."""
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
+        read_rgb(io.BytesIO(data))
     except FileNotFoundError:
         return "missing"
+    except PermissionError:
+        return "not to be read"
+    except UnreadKindError:
+        return "of a kind that is not read"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return "damaged"
     return hashlib.blake2b(data, digest_size=16).digest()

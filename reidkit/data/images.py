@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reidkit.blocks import row_blocks
+from reidkit.data.pixels import UnreadKindError, read_rgb
 from reidkit.data.records import Record
 from reidkit.progress import track
 
@@ -62,8 +63,9 @@ class Images:
 def load(records: Sequence[Record], size: tuple[int, int], *, progress: bool = False) -> Images:
     """Decode and resize (bilinear with antialiasing, as Pillow does) every record into memory.
 
-    Grey and CMYK files become RGB. A JPEG at least four times too large is decoded at a reduced scale that is still
-    twice the wanted size, which changes a pixel by a grey level or two and saves most of the time.
+    Each is upright and RGB, what is transparent white; see `pixels.read_rgb`. A JPEG at least four times too large is
+    decoded at a reduced scale that is still twice the wanted size, which changes a pixel by a grey level or two and
+    saves most of the time.
 
     Args:
         records: what to read, in this order.
@@ -94,13 +96,16 @@ def decode(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """Read one image file as RGB at `size` (height, width).
 
     Raises:
-        ValueError: the file is missing, cut short, or no image; the sentence names it.
+        ValueError: the file is missing, cut short, no image, of a kind that is not read, or may not be read; the
+            sentence names it.
     """
     height, width = size
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * width, 2 * height))  # a JPEG far too large is decoded smaller; no effect otherwise
-            rgb = image.convert("RGB")
+        rgb = read_rgb(path, size)
+    except PermissionError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); give yourself the right to read it.") from error
+    except UnreadKindError as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); replace the file or remove it.") from error
     return np.asarray(rgb if rgb.size == (width, height) else rgb.resize((width, height), Image.Resampling.BILINEAR))

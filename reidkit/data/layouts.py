@@ -4,6 +4,7 @@ Nothing is written either, except that the images inside CUHK03's one MATLAB fil
 the archives come from, and what they may be used for, stands in data/README.md; `data.own` reads your own images.
 """
 
+import codecs
 import difflib
 import hashlib
 import re
@@ -11,12 +12,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from reidkit.data.copies import one_camera, refuse_two_identities
 from reidkit.data.mat import open_release, read_config
-from reidkit.data.records import JUNK, Record, Split
+from reidkit.data.pixels import suffixes
+from reidkit.data.records import JUNK, RESERVED, Record, Split, read_pid, reserved
 
 Item = TypeVar("Item")
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+CLUTTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # what systems leave behind, beside hidden files
+MARKS = {  # what a text file may begin with, and the encoding it then has; UTF-32 before UTF-16, which begins alike
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 PACKED_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
 MARKET_NAME = re.compile(r"^(-?\d+)_c(\d+)")  # 0002_c1s1_000451_03.jpg: identity 2, camera 1
 MSMT_NAME = re.compile(r"^\d+_\d+_0*([1-9]\d*)_")  # 0004_012_07_0303morning_1234_0.jpg: camera 7
@@ -55,8 +65,8 @@ def market1501(root: str | Path) -> Split:
         The split; its name is the folder's.
 
     Raises:
-        ValueError: a folder is missing or has no image, a name does not start with `<pid>_c<camera>`, or junk lies
-            among the training images or the queries.
+        ValueError: a folder is missing or has no image, a name does not start with `<pid>_c<camera>`, junk or a
+            distractor lies among the training images or the queries, or a file is there under two identities.
 
     Source: L. Zheng et al., Scalable Person Re-identification: A Benchmark, ICCV 2015, and the archive's readme.
 
@@ -192,6 +202,9 @@ def viper(root: str | Path, *, split: int = 0) -> Split:
     half = len(order) // 2
     train, test = sorted(order[:half]), sorted(order[half:])
     both = [camera[number] for camera in cameras for number in train]
+    test_pairs = [(queries[number], gallery[number]) for number in test]
+    if same := [pair[0].path.name for pair in test_pairs if one_camera(pair)[1].camid == pair[0].camid]:
+        raise ValueError(f"{root}: cam_a and cam_b hold the same image of {some(same)}; unpack the archive again.")
     return _split(root, both, [queries[number] for number in test], [gallery[number] for number in test])
 
 
@@ -228,16 +241,31 @@ def msmt17(root: str | Path) -> Split:
     return _split(root, train, query, gallery)
 
 
-def _split(root: Path, *parts: Iterable[Record]) -> Split:
-    return Split(root.resolve().name, root, *(tuple(part) for part in parts))
+def _split(
+    root: Path,
+    train: Iterable[Record],
+    query: Iterable[Record],
+    gallery: Iterable[Record],
+    boxes: Iterable[Record] = (),
+) -> Split:
+    train, query, gallery = list(train), list(query), list(gallery)
+    _check_searchable(train + query, "the gallery")
+    refuse_two_identities(train + query + gallery)
+    tested = one_camera(query + gallery)
+    parts = train, tested[: len(query)], tested[len(query) :], boxes
+    return Split(root.resolve().name, root, *map(tuple, parts))
+
+
+def _check_searchable(records: Iterable[Record], home: object) -> None:
+    for record in reserved(records):
+        they = "junk belongs" if record.pid == JUNK else "distractors belong"
+        raise ValueError(f"{record.path} is {RESERVED[record.pid]} (pid {record.pid}); {they} in {home} only.")
 
 
 def _market_parts(root: Path) -> list[tuple[Record, ...]]:
     """Training images, queries and gallery of three folders named as Market-1501's."""
     parts = [read_folder(folder) for folder in require(root, *MARKET_FOLDERS)]
-    for record in parts[0] + parts[1]:
-        if record.pid == JUNK:
-            raise ValueError(f"{record.path} is junk (pid -1); junk belongs in {root / MARKET_FOLDERS[2]} only.")
+    _check_searchable(parts[0] + parts[1], root / MARKET_FOLDERS[2])
     return parts
 
 
@@ -253,7 +281,7 @@ def require(root: Path, *names: str) -> list[Path]:
     missing = [name for name in names if not (root / name).exists()]
     if not missing:
         return [root / name for name in names]
-    there = sorted(path for path in root.iterdir() if path.name not in names)
+    there = [path for path in entries(root) if path.name not in names]
     lost = " and ".join(str(root / name) for name in missing)
     for deeper in there:
         if deeper.is_dir() and all((deeper / name).exists() for name in names):
@@ -293,6 +321,8 @@ def read_folder(folder: Path) -> tuple[Record, ...]:
         ValueError: no image in the folder, or names that do not fit; the first three are named.
     """
     matches = match_names(folder, MARKET_NAME, "<pid>_c<camera from 1>", "0002_c1s1_000451_03.jpg")
+    for name, match in matches:
+        read_pid(match[1], folder / name)  # refuses what is no pid
     return tuple(Record(folder / name, int(match[1]), int(match[2]) - 1) for name, match in matches)
 
 
@@ -307,13 +337,13 @@ def match_names(folder: Path, pattern: re.Pattern[str], form: str, example: str)
     Raises:
         ValueError: no image in the folder, or names that do not fit; the first three are named.
     """
-    entries = sorted(path.name for path in folder.iterdir())
-    names = image_names(entries)
+    there = [path.name for path in entries(folder)]
+    names = image_names(there)
     if not names:
-        inner = [name for name in entries if (folder / name).is_dir()]
+        inner = [name for name in there if (folder / name).is_dir()]
         if inner:
             raise ValueError(f"{folder} holds no image but folders ({some(inner)}); move their images up into it.")
-        raise ValueError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); unpack the archive again.")
+        raise ValueError(f"{folder} holds no image (.jpg, .png and what else Pillow reads); unpack the archive again.")
     matches = [(name, pattern.match(name)) for name in names]
     wrong = [name for name, match in matches if not match or (match.lastindex == 2 and int(match[2]) == 0)]
     if wrong:
@@ -327,10 +357,10 @@ def match_names(folder: Path, pattern: re.Pattern[str], form: str, example: str)
 def _read_list(path: Path, folder: Path) -> list[Record]:
     """Read a list of MSMT17: on each line the path of an image in `folder`, and its identity."""
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
-        name, _, pid = line.strip().rpartition(" ")
+        name, _, pid = line.strip().replace("\\", "/").rpartition(" ")
         camera = MSMT_NAME.match(Path(name).name)
         if not (camera and pid.isdecimal()):
             raise ValueError(
@@ -341,6 +371,38 @@ def _read_list(path: Path, folder: Path) -> list[Record]:
     if not records:
         raise ValueError(f"{path} is empty; fetch the list again.")
     return records
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list or a table: UTF-8, or what the mark at its beginning says (UTF-16, UTF-32).
+
+    Raises:
+        ValueError: it is in another encoding, or may not be read; the sentence names it and the remedy.
+    """
+    try:
+        data = path.read_bytes()
+    except PermissionError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); give yourself the right to read it.") from error
+    encoding = next((encoding for mark, encoding in MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        text, encoding = "\0", f"{encoding} (byte {error.start + 1:,} is {data[error.start]:#04x})"
+    if "\0" in text:  # UTF-16 without its mark is UTF-8 with zeros
+        raise ValueError(f"{path} is not text in {encoding}; save it as UTF-8 ('CSV UTF-8' in a spreadsheet).")
+    return text.splitlines()
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted.
+
+    Raises:
+        ValueError: the folder may not be read; the sentence names it and the remedy.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError as error:
+        raise ValueError(f"{folder} cannot be read ({error.strerror}); give yourself the right to read it.") from error
 
 
 def shuffled(items: Iterable[Item], *key: object) -> list[Item]:
@@ -354,12 +416,12 @@ def shuffled(items: Iterable[Item], *key: object) -> list[Item]:
 
 
 def image_names(names: Iterable[str]) -> list[str]:
-    """Keep the names of images: a known suffix in any case, and not hidden.
+    """Keep the names of images: a suffix that Pillow reads, in any case, and not hidden.
 
     >>> image_names(["0002_c1.jpg", "Thumbs.db", "._0002_c1.jpg", "0003_c2.PNG"])
     ['0002_c1.jpg', '0003_c2.PNG']
     """
-    return [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")]
+    return [name for name in names if Path(name).suffix.lower() in suffixes() and not name.startswith(".")]
 
 
 def some(items: Iterable[object]) -> str:

@@ -84,6 +84,8 @@ def _opened(mat: Path) -> Iterator[Any]:
         raise ValueError(f"{mat} is an HDF5 file; install h5py to read it: pip install 'reidkit[mat]'.") from None
     try:
         archive = h5py.File(mat)
+    except PermissionError as error:
+        raise ValueError(f"{mat} cannot be read ({error}); give yourself the right to read it.") from None
     except OSError as error:
         raise ValueError(f"{mat} cannot be opened as MATLAB 7.3 ({error}); unpack or fetch it again.") from None
     with archive:
@@ -146,5 +148,7 @@ def read_config(config: Path) -> dict[str, list[tuple[str, int, int]]]:
         rows = list(zip(names, pids, (camid - 1 for camid in camids), strict=True))
         parts = {part: table[f"{part}_idx"].ravel().astype(int) - 1 for part in ("train", "query", "gallery")}
         return {part: [rows[i] for i in chosen] for part, chosen in parts.items()}
+    except PermissionError as error:
+        raise ValueError(f"{config} cannot be read ({error.strerror}); give yourself the right to read it.") from None
     except (OSError, KeyError, ValueError, IndexError, TypeError, MatReadError, NotImplementedError) as error:
         raise ValueError(f"{config} is not the index of the new protocol ({error}); fetch it again.") from None

@@ -3,17 +3,20 @@
 Without cameras   An image of the same identity by the same camera is junk. Where nobody knows the cameras, each image
                   counts as taken by a camera of its own: every image of the identity is right then and none is junk.
                   Numbers from such data are not about finding people across cameras.
+Copies            An image that is there twice is junk for itself: its copies count as taken by one camera. A file under
+                  two identities is refused.
 """
 
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reidkit.data.layouts import image_names, require, shuffled, some
-from reidkit.data.records import Record, Split
+from reidkit.data.copies import firsts, one_camera, refuse_two_identities
+from reidkit.data.layouts import CLUTTER, entries, image_names, read_lines, require, shuffled, some
+from reidkit.data.records import MISSING, Record, Split, number_pids, reserved, whole_number
 
 PARTS = ("train", "query", "gallery")
 CAMERA = re.compile(r"(?:^|[^a-z0-9])c(?:am(?:era)?)?[-_ ]?(\d+)", re.IGNORECASE)  # 0002_c1s1_000451_03.jpg, cam-3.png
@@ -24,6 +27,7 @@ class _Entry(NamedTuple):
 
     path: Path
     pid: str
+    where: str  # in the folders or the table, for a message
     camera: str = ""  # empty: not known
     part: str = ""  # empty: not given
 
@@ -31,9 +35,10 @@ class _Entry(NamedTuple):
 def folders(root: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
     """Read a folder per identity, `root/<identity>/*.jpg`, or such folders within `train`, `query` and `gallery`.
 
-    Identities named by whole numbers keep them (-1 is junk, 0 a distractor), others are numbered from 1 in the order of
-    their names. The camera is the number after a lone `c`, `cam` or `camera` in the file's name (`0002_c1s1.jpg`,
-    `cam-3.png`); cameras are numbered from 0 in order. Where no name has one, there are no cameras.
+    Identities named by whole numbers keep them, others are numbered from 1 in the order of their names; -1 is always
+    junk and 0 always a distractor (`data.records` has the rule). The camera is the number after a lone `c`, `cam` or
+    `camera` in the file's name (`0002_c1s1.jpg`, `cam-3.png`); cameras are numbered from 0 in order. Where no name has
+    one, there are no cameras.
 
     Args:
         root: the folder.
@@ -41,7 +46,8 @@ def folders(root: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
         seed: of the division, where `train`, `query` and `gallery` are not there; see `divide`.
 
     Raises:
-        ValueError: no such folders, no image, only some names give a camera, or nothing is left to search for.
+        ValueError: no such folders, no image, a name that is no pid, only some names give a camera, a file under two
+            identities, or nothing is left to search for.
 
     >>> folders("no/such/folder")
     Traceback (most recent call last):
@@ -53,21 +59,29 @@ def folders(root: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
     homes = require(root, *PARTS) if given else [root]
     rows = []
     for home in homes:
-        for folder in sorted(path for path in home.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            for name in sorted(image_names(path.name for path in folder.iterdir())):
-                camera = CAMERA.search(name)
-                rows.append(_Entry(folder / name, folder.name, camera[1] if camera else "", home.name if given else ""))
+        for folder in identity_folders(home):
+            for name in image_names(path.name for path in entries(folder)):
+                camera, path = CAMERA.search(name), folder / name
+                part = home.name if given else ""
+                rows.append(_Entry(path, folder.name, str(path), camera[1] if camera else "", part))
     if not rows:
         raise ValueError(f"{root} holds no folder with images; put those of an identity into a folder of their own.")
     return _read(root, root, rows, cameras, seed)
 
 
+def identity_folders(home: Path) -> list[Path]:
+    """The folders in a folder that may each be an identity's, sorted."""
+    names = [path for path in entries(home) if path.name[0] != "." and path.name.lower() not in CLUTTER]
+    return [path for path in names if path.is_dir()]
+
+
 def table(path: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
     """Read a CSV file with the columns `path` and `pid` and, where known, `camid` and `split`.
 
-    Paths count from the file's folder; the separator is a comma, a semicolon or a tab. Pids that are whole numbers are
-    kept (-1 is junk, 0 a distractor), others are numbered from 1 in order; cameras, whatever they are called, from 0 in
-    order. `split` is train, query or gallery.
+    Paths count from the file's folder, with / or \\ between names; the separator is a comma, a semicolon or a tab, the
+    encoding UTF-8, or UTF-16 that says so. Pids that are whole numbers are kept, others are numbered from 1 in order;
+    -1 is always junk and 0 always a distractor (`data.records` has the rule). Cameras, whatever they are called, are
+    numbered from 0 in order. `split` is train, query or gallery.
 
     Args:
         path: the file.
@@ -75,7 +89,8 @@ def table(path: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
         seed: of the division, where there is no `split`; see `divide`.
 
     Raises:
-        ValueError: no such file, a column or a cell is missing, an unknown split, or nothing is left to search for.
+        ValueError: no such file, another encoding, a column or a cell is missing, an unknown split, a pid that is none,
+            a file under two identities, or nothing is left to search for.
 
     >>> table("no/such/file.csv")
     Traceback (most recent call last):
@@ -84,25 +99,39 @@ def table(path: str | Path, *, cameras: bool = True, seed: int = 0) -> Split:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; write a CSV file with columns path, pid and perhaps camid and split.")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_lines(path)
     header = lines[0] if lines else ""
     reader = csv.DictReader(lines, delimiter=max(",;\t", key=header.count), restval="", skipinitialspace=True)
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
     if absent := {"path", "pid"} - set(reader.fieldnames):
         raise ValueError(
-            f"{path} has no column {' and no column '.join(sorted(absent))}; its first line is {header!r}."
+            f"{path} has no column {' and no column '.join(sorted(absent))}; its first line is {header!r}"
+            f"{'; separate columns by commas, semicolons or tabs' if re.search('[| :]', header) else ''}."
         )
     rows = []
     for line in reader:
+        if any(line.get(None, ())):
+            raise ValueError(
+                f"{path}, line {reader.line_num}: has more cells than the first line; put a path that holds the "
+                'separator between quotation marks ".'
+            )
         file, pid, camera, part = ((line.get(name) or "").strip() for name in ("path", "pid", "camid", "split"))
         if not (file and pid) or part.lower() not in ("", *PARTS):
             raise ValueError(
                 f"{path}, line {reader.line_num}: needs a path, a pid and a split of {', '.join(PARTS)} if any."
             )
-        rows.append(_Entry(path.parent / file, pid, camera, part.lower()))
+        camera = "" if camera.lower() in MISSING else camera
+        where = f"{path}, line {reader.line_num}"
+        rows.append(_Entry(_beside(path, file), pid, where, camera, part.lower()))
     if not rows:
         raise ValueError(f"{path} lists no image; its lines are a path, a pid and perhaps a camid and a split.")
     return _read(path, path.parent, rows, cameras, seed)
+
+
+def _beside(table: Path, file: str) -> Path:
+    """The file that a table names; where there is none of that name, backslashes are those of Windows."""
+    path = table.parent / file
+    return table.parent / file.replace("\\", "/") if "\\" in file and not path.exists() else path
 
 
 def divide(records: Sequence[Record], *, seed: int = 0) -> tuple[tuple[Record, ...], ...]:
@@ -155,24 +184,33 @@ def _read(source: Path, root: Path, rows: list[_Entry], cameras: bool, seed: int
         )
     if lacking := [row.path.name for row in rows if not row.part and any(row.part for row in rows)]:
         raise ValueError(f"{source}: no split for {some(lacking)}, but for others; give one to all or to none.")
-    pids = _numbers((row.pid for row in rows), first=1, keep=True)
-    camids = _numbers(row.camera for row in rows)
-    records = [Record(r.path, pids[r.pid], camids[r.camera] if cameras else i) for i, r in enumerate(rows)]
-    name = source.stem if source.is_file() else source.resolve().name
-    if not rows[0].part:
-        return Split(name, root, *divide(records, seed=seed))
-    parts = {part: tuple(r for r, row in zip(records, rows, strict=True) if row.part == part) for part in PARTS}
-    if nobody := [record.path.name for record in parts["train"] + parts["query"] if record.pid <= 0]:
+    pids = number_pids({row.pid: row.where for row in reversed(rows)})
+    places = _places([_camera(row.camera) for row in rows]) if cameras else range(len(rows))
+    records = [Record(row.path, pids[row.pid], camid) for row, camid in zip(rows, places, strict=True)]
+    refuse_two_identities(records, [row.where for row in rows])
+    if not cameras:
+        records = [record._replace(camid=c) for record, c in zip(records, _places(firsts(records)), strict=True)]
+    if rows[0].part:
+        parts = [[r for r, row in zip(records, rows, strict=True) if row.part == part] for part in PARTS]
+    else:
+        parts = divide(records, seed=seed)
+    train, query, gallery = map(list, parts)
+    if nobody := [record.path.name for record in reserved(train + query)]:
         raise ValueError(f"{source}: pid -1 or 0 is no identity, but {some(nobody)} has it; number identities from 1.")
-    return Split(name, root, **parts)
+    tested = one_camera(query + gallery)
+    name = source.stem if source.is_file() else source.resolve().name
+    return Split(name, root, *map(tuple, (train, tested[: len(query)], tested[len(query) :])))
 
 
-def _numbers(labels: Iterable[str], first: int = 0, keep: bool = False) -> dict[str, int]:
-    """Number labels in order from `first`; `keep` leaves whole numbers as they are."""
-    known = set(labels)
-    whole = all(re.fullmatch(r"-?\d+", label) for label in known)
-    keys = {label: int(label) if whole else label for label in known}
-    if whole and keep:
-        return keys
-    places = {key: i for i, key in enumerate(sorted(set(keys.values())), first)}
-    return {label: places[key] for label, key in keys.items()}
+def _camera(label: str) -> int | str:
+    """A camera's number, or its name."""
+    number = whole_number(label)
+    return label if number is None else number
+
+
+def _places(keys: Sequence) -> list[int]:
+    """The place of each key among all keys in order; as texts, unless all are numbers."""
+    if not all(isinstance(key, int) for key in keys):
+        keys = list(map(str, keys))
+    places = {key: place for place, key in enumerate(sorted(set(keys)))}
+    return [places[key] for key in keys]

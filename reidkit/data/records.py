@@ -1,10 +1,24 @@
-"""What a data set is to the rest of the library: three tuples of records, and nothing that touches a pixel."""
+"""What a data set is to the rest of the library: three tuples of records, and nothing that touches a pixel.
 
+Reserved pids   Two name no identity: -1 is junk, which counts for nothing, and 0 a distractor, which is always wrong.
+                They belong in the gallery. Every reader goes by `read_pid`: what is written -1, -1.0 or -01 is junk, 0,
+                0000 or 0.0 a distractor, whatever stands beside it; other whole numbers from 1 are identities, and so
+                are names. All other numbers, and words for a missing one (nan, none, null), are refused.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 JUNK, DISTRACTOR = -1, 0  # the two pids that name no identity
+RESERVED = {JUNK: "junk", DISTRACTOR: "a distractor"}
+MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "#n/a"}  # as spreadsheets and pandas write it, in any case
+WHOLE = re.compile(r"([-+]?\d+)(?:[.,]0*)?")  # 7, 0007, -1, and 7.0 or 7,0 as spreadsheets and pandas write it
+NUMBER = re.compile(  # any other number; 12e4 is none: it may be a name of hexadecimal digits
+    r"[-+]?(?:\d+[.,]\d*|[.,]\d+)(?:e[-+]?\d+)?|[-+]?\d+e[-+]\d+|[-+]?inf(?:inity)?", re.IGNORECASE
+)
 
 
 class Record(NamedTuple):
@@ -33,8 +47,8 @@ class Split:
     Attributes:
         name: the name of the data set's folder, for tables and results.
         root: the folder the records were read from.
-        train: images to learn from; their identities never have pid -1.
-        query: images to search with.
+        train: images to learn from; none is junk or a distractor.
+        query: images to search with; none is junk or a distractor.
         gallery: images to search in.
         multi_query: more images of the query identities, for the multi-query protocol; empty where there are none.
 
@@ -79,6 +93,67 @@ class Split:
         {'identities': 1, 'images': 2, 'cameras': 2, 'distractors': 0, 'junk': 1}
         """
         return {name: _count(part) for name, part in self.parts.items()}
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text says, or None.
+
+    >>> [whole_number(text) for text in ("0007", "-1.0", "7.5", "ann")]
+    [7, -1, None, None]
+    """
+    found = WHOLE.fullmatch(text.strip().replace("\N{MINUS SIGN}", "-"))
+    return int(found[1]) if found else None
+
+
+def read_pid(text: str, where: object) -> int | str:
+    """Read what a folder, a file name or a cell says of an identity: -1, 0, a number from 1, or a name.
+
+    Args:
+        text: as it is written.
+        where: what to name in the error message.
+
+    Raises:
+        ValueError: it says nothing, or a number that is no pid.
+
+    >>> read_pid("-1.0", "people.csv"), read_pid("0000", "people.csv"), read_pid("ann", "people.csv")
+    (-1, 0, 'ann')
+    """
+    number = whole_number(text)
+    if number is None and text.strip().lower() not in MISSING and not NUMBER.fullmatch(text.strip()):
+        return text
+    if number is None or not JUNK <= number < 2**63:
+        raise ValueError(
+            f"{where}: {text!r} is no pid; write a name or a whole number from 1 (-1 is junk, 0 a distractor)."
+        )
+    return number
+
+
+def number_pids(texts: Mapping[str, object]) -> dict[str, int]:
+    """Give every text its pid: whole numbers keep theirs, and where names are among them all are numbered from 1.
+
+    Junk and distractors stay what they are beside names too.
+
+    Args:
+        texts: each text, and where it is written, for an error message.
+
+    Raises:
+        ValueError: as `read_pid`.
+
+    >>> number_pids(dict.fromkeys(["bob", "-1", "ann"], "people.csv"))
+    {'-1': -1, 'ann': 1, 'bob': 2}
+    """
+    pids = {text: read_pid(text, texts[text]) for text in sorted(texts)}
+    if any(isinstance(pid, str) for pid in pids.values()):
+        names = {text: text for text, pid in pids.items() if pid not in RESERVED}
+        names |= {text: re.split("[.,]", text)[0] for text in names if isinstance(pids[text], int)}  # 7.0 is 7
+        places = {name: place for place, name in enumerate(sorted(set(names.values())), 1)}
+        pids |= {text: places[name] for text, name in names.items()}
+    return pids
+
+
+def reserved(records: Iterable[Record]) -> list[Record]:
+    """The records that show nobody one could learn or search for: junk and distractors."""
+    return [record for record in records if record.pid in RESERVED]
 
 
 def _count(records: tuple[Record, ...]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from reidkit.data.images import Augment, Images, normalise
+from reidkit.inputs import Labels, as_labels, whole
 
 
 def epoch_generator(seed: int, epoch: int, stream: str = "") -> torch.Generator:
@@ -41,13 +42,13 @@ class PKSampler:
         * Each identity is at most once in a batch, and an image of a large identity at most once in an epoch.
 
     Args:
-        pids: (n,) the identity of every image, any integers.
+        pids: (n,) the identity of every image, any integers; a tensor, an array or a list.
         p: identities in a batch.
         k: images of each.
         seed: of the run.
 
     Raises:
-        ValueError: p or k below 1, or fewer than p identities.
+        ValueError: p or k below 1, fewer than p identities, or `pids` is not one integer for each image.
 
     Source: H. Luo et al., Bag of Tricks, CVPRW 2019, and the released code of Ranked_Person_ReID.
 
@@ -56,8 +57,10 @@ class PKSampler:
     [4]
     """
 
-    def __init__(self, pids: Int64[Tensor, " n"], *, p: int = 16, k: int = 4, seed: int = 0):
-        self.labels, self.counts = torch.unique(pids.cpu(), return_inverse=True, return_counts=True)[1:]
+    def __init__(self, pids: Labels, *, p: int = 16, k: int = 4, seed: int = 0):
+        whole(p=p, k=k, seed=seed)
+        pids = as_labels(pids, "pids").cpu()
+        self.labels, self.counts = torch.unique(pids, return_inverse=True, return_counts=True)[1:]
         if p < 1 or k < 1:
             raise ValueError(f"p and k must be at least 1, not {p} and {k}.")
         if len(self.counts) < p:
@@ -104,13 +107,14 @@ class PlainSampler:
         seed: of the run.
 
     Raises:
-        ValueError: no batch can be made.
+        ValueError: no batch can be made, or a number is not whole.
 
     >>> sorted(index for batch in PlainSampler(6, batch_size=2) for index in batch)
     [0, 1, 2, 3, 4, 5]
     """
 
     def __init__(self, n: int, *, batch_size: int, seed: int = 0):
+        whole(n=n, batch_size=batch_size, seed=seed)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         if n < batch_size:
@@ -170,13 +174,14 @@ class Batches:
     def __init__(
         self,
         images: Images,
-        labels: Int64[Tensor, " n"],
+        labels: Labels,
         sampler: Iterable[list[int]],
         augment: Augment | None,
         *,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
+        labels = as_labels(labels, "labels")
         if len(labels) != len(images):
             raise ValueError(f"there must be one label for each image, not {len(labels)} for {len(images)}.")
         self.images, self.sampler, self.augment, self.seed = images, sampler, augment, seed

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from reidkit.blocks import same_precision
 from reidkit.distances import euclidean, squared_euclidean
+from reidkit.inputs import check_inputs
 
 EPS = 1e-12  # keeps the root of a vanishing difference differentiable: its gradient is 0
 
@@ -59,11 +60,9 @@ def feature_space_regularization(
         raise ValueError(f'reading must be "vector", "matrix" or "variance", not {reading!r}.')
     if reduction not in ("sum", "mean"):
         raise ValueError(f'reduction must be "sum" or "mean", not {reduction!r}.')
-    if labelled.ndim != 2 or labelled.shape[1:] != unlabelled.shape[1:]:
-        shapes = f"{tuple(labelled.shape)} and {tuple(unlabelled.shape)}"
-        raise ValueError(f"labelled and unlabelled must be (n, d) and (m, d) with the same d, not {shapes}.")
+    check_inputs(labelled=("float n d", labelled), unlabelled=("float m d", unlabelled))
     if not len(labelled) or not len(unlabelled):
-        return 0 * (labelled.sum() + unlabelled.sum())
+        return labelled[:0].sum() + unlabelled[:0].sum()
     dist = (squared_euclidean if squared else euclidean)(labelled, unlabelled)
     if reading != "matrix":
         dist = dist.mean(1, keepdim=True)  # [mean-distance]
@@ -118,19 +117,20 @@ class ExclusiveLoss(nn.Module):
         self._check(embeddings, indices)
         x, table = same_precision(embeddings, self.table)
         with torch.autocast(x.device.type, enabled=False):
-            return _TableCrossEntropy.apply(x, table, indices, self.temperature)
+            return _TableCrossEntropy.apply(x, table, indices.long(), self.temperature)
 
     @torch.no_grad()
     def update(self, embeddings: Float[Tensor, "n d"], indices: Int[Tensor, " n"]) -> None:
         """Move rows towards their images, one after the other: an image that is there twice moves its row twice."""
         self._check(embeddings, indices)
-        for k, x in zip(indices.split(1), embeddings.to(self.table.dtype).split(1), strict=True):
+        for k, x in zip(indices.long().split(1), embeddings.to(self.table.dtype).split(1), strict=True):
             self.table.index_copy_(0, k, F.normalize(self.table[k] + x))  # [table]
 
     def _check(self, embeddings: Tensor, indices: Tensor) -> None:
-        if embeddings.shape != (len(indices), self.table.shape[1]):
-            shapes = f"{tuple(embeddings.shape)} and {tuple(indices.shape)}"
-            raise ValueError(f"embeddings must be (n, {self.table.shape[1]}) and indices (n,), not {shapes}.")
+        n, d = self.table.shape
+        check_inputs(
+            embeddings=(f"float n {d}", embeddings), indices=("int n", indices), table=(f"float {n} {d}", self.table)
+        )
 
 
 class _TableCrossEntropy(torch.autograd.Function):

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reidkit.blocks import same_precision
+from reidkit.inputs import check_inputs
 
 
 def lin_loss(
@@ -125,10 +126,8 @@ def ranked_list_loss(
 
 def _pairs(embeddings: Tensor, pids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Distances (n, n) of the embeddings scaled to length 1; who is whose positive, who is whose negative."""
-    if len(embeddings) == 0 or pids.shape != embeddings.shape[:1]:
-        shapes = f"{tuple(embeddings.shape)} and {tuple(pids.shape)}"
-        raise ValueError(f"embeddings must be (n, d) and pids (n,) with n at least 1, not {shapes}.")
-    x, _ = same_precision(embeddings, embeddings)
+    check_inputs(1, embeddings=("float n d", embeddings), pids=("int n", pids))
+    x = _moderate(same_precision(embeddings, embeddings)[0])
     with torch.autocast(x.device.type, enabled=False):
         gram = x @ x.T
     scale = gram.diagonal().clamp(min=1e-24).rsqrt()
@@ -139,9 +138,15 @@ def _pairs(embeddings: Tensor, pids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return dist, same ^ torch.eye(len(x), dtype=torch.bool, device=x.device), ~same
 
 
+def _moderate(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows times powers of 2, so that none has squares too large or too small to be added; no other bit changes."""
+    top = x.detach().abs().amax(1, keepdim=True)
+    return x * (torch.frexp(top).mantissa / top.clamp(min=torch.finfo(x.dtype).tiny))
+
+
 def _mean(values: Tensor, members: Tensor, eps: float) -> Float[Tensor, " n"]:
     """Each row's mean over its members, 0 without any."""
-    return (values * members).sum(1) / (members.sum(1).clamp(min=1) + eps)
+    return values.masked_fill(~members, 0).sum(1) / (members.sum(1).clamp(min=1) + eps)
 
 
 def _weighted_mean(values: Tensor, exponent: Tensor, members: Tensor, eps: float, detach: bool) -> Float[Tensor, " n"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reidkit.blocks import same_precision
+from reidkit.inputs import check_inputs
 
 
 def sparse_label_smoothing_loss(
@@ -51,13 +52,9 @@ def sparse_label_smoothing_loss(
     >>> sparse_label_smoothing_loss(p.log(), pids, generated, clusters, torch.tensor([[True, True, False]]))
     tensor(1.1513)
     """
-    log_p = _log_softmax(logits, pids=pids, generated=generated, clusters=clusters)
-    if membership.shape[1:] != logits.shape[1:]:
-        raise ValueError(
-            f"membership has {membership.shape[1]} identities, logits have {logits.shape[1]}; both need all."
-        )
+    log_p = _log_softmax(logits, pids, generated, clusters=("int n", clusters), membership=("bool k c", membership))
     members = membership[clusters.masked_fill(~generated, 0)]
-    smoothed = -(log_p * members).sum(1) / members.sum(1).clamp(min=1)  # [slsr-label]
+    smoothed = -log_p.masked_fill(~members, 0).sum(1) / members.sum(1).clamp(min=1)  # [slsr-label]
     return _mean(log_p, pids, generated, smoothed)  # [slsr]
 
 
@@ -85,7 +82,7 @@ def lsro_loss(
     >>> lsro_loss(p.log(), torch.tensor([0, -1]), torch.tensor([False, True]))
     tensor(0.9682)
     """
-    log_p = _log_softmax(logits, pids=pids, generated=generated)
+    log_p = _log_softmax(logits, pids, generated)
     return _mean(log_p, pids, generated, -log_p.mean(1))  # [lsro]
 
 
@@ -115,7 +112,7 @@ def all_in_one_loss(
     >>> all_in_one_loss(p.log(), torch.tensor([0, -1]), torch.tensor([False, True]))
     tensor(0.6020)
     """
-    log_p = _log_softmax(logits, pids=pids, generated=generated)
+    log_p = _log_softmax(logits, pids, generated)
     return _mean(log_p, pids, generated, -log_p[:, -1])  # [all-in-one]
 
 
@@ -143,8 +140,9 @@ def cluster_membership(
     tensor([[ True, False, False],
             [ True,  True,  True]])
     """
-    if pids.shape != clusters.shape or pids.numel() == 0 or min(pids.min(), clusters.min()) < 0:
-        raise ValueError("pids and clusters must be as many numbers from 0 up, one pair for each training image.")
+    check_inputs(1, pids=("int n", pids), clusters=("int n", clusters))
+    if min(pids.min(), clusters.min()) < 0:
+        raise ValueError("pids and clusters must be numbers from 0 up, one pair for each training image.")
     if min_images < 1:
         raise ValueError(f"min_images must be at least 1, not {min_images}.")
     k, c = int(clusters.max()) + 1, int(pids.max()) + 1
@@ -155,12 +153,9 @@ def cluster_membership(
     return membership
 
 
-def _log_softmax(logits: Tensor, **columns: Tensor) -> Float[Tensor, "n c"]:
-    """Logarithms of the probabilities, in float32 at least; whatever else describes the images must be as many."""
-    for name, values in columns.items():
-        if len(logits) == 0 or values.shape != logits.shape[:1]:
-            shapes = f"{tuple(logits.shape)} and {tuple(values.shape)}"
-            raise ValueError(f"logits must be (n, c) and {name} (n,) with n at least 1, not {shapes}.")
+def _log_softmax(logits: Tensor, pids: Tensor, generated: Tensor, **others: tuple[str, Tensor]) -> Float[Tensor, "n c"]:
+    """Logarithms of the probabilities, in float32 at least, once everything that a loss is given fits."""
+    check_inputs(1, logits=("float n c", logits), pids=("int n", pids), generated=("bool n", generated), **others)
     return F.log_softmax(same_precision(logits, logits)[0], dim=1)
 
 

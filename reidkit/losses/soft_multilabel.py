@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from reidkit.blocks import nonzero, product, row_blocks, same_precision, tile_size
 from reidkit.distances import squared_euclidean
+from reidkit.inputs import check_inputs
 
 
 def soft_multilabels(
@@ -69,6 +70,7 @@ def agreement(multilabels: Float[Tensor, "n a"]) -> Float[Tensor, "n n"]:
     tensor([[1.0000, 0.2500],
             [0.2500, 1.0000]])
     """
+    check_inputs(multilabels=("float n a", multilabels))
     y, _ = same_precision(multilabels, multilabels)
     i, j = torch.triu_indices(len(y), len(y), 1, device=y.device)
     upper = y.new_zeros(len(y), len(y)).index_put((i, j), F.pdist(y, p=1))
@@ -99,7 +101,8 @@ def agent_learning_loss(
     >>> agent_learning_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.eye(2), scale=1.0)    # -ln 0.7311
     tensor(0.3133)
     """
-    return F.cross_entropy(_logits(embeddings, agents, scale), pids)  # [agent-learning]
+    check_inputs(1, embeddings=("float n d", embeddings), pids=("int n", pids))
+    return F.cross_entropy(_logits(embeddings, agents, scale), pids.long())  # [agent-learning]
 
 
 def joint_embedding_loss(
@@ -134,7 +137,7 @@ def joint_embedding_loss(
         A scalar, at least 0.
 
     Raises:
-        ValueError: a parameter is out of range.
+        ValueError: a parameter is out of range, or shapes do not fit.
 
     Source: eq. 8 of the paper, and its released code.
 
@@ -146,6 +149,8 @@ def joint_embedding_loss(
         raise ValueError(f'reading must be "code" or "eq8", not {reading!r}.')
     if not 0 < margin <= 4:
         raise ValueError(f"margin must be above 0 and at most 4, a squared distance of unit vectors, not {margin}.")
+    target_and_agents = {"target": ("float m d", target), "agents": ("float a d", agents)}
+    check_inputs(source=("float n d", source), source_pids=("int n", source_pids), **target_and_agents)
     source, agents = same_precision(source, agents)
     target, _ = same_precision(target, agents)
     if reading == "code":
@@ -163,7 +168,7 @@ def joint_embedding_loss(
         centre, has_any = mean_agent(hard, agents), hard.any(1)
     # The mean of |x - a|² over unit vectors a with mean c is |x - c|² + 1 - |c|².
     squared = (images - centre).square().sum(1) + 1 - centre.square().sum(1)
-    repulsion = (margin - squared) * has_any
+    repulsion = (margin - squared).masked_fill(~has_any, 0)
     return (attraction.sum() + repulsion.sum()) / (len(source) + has_any.sum())  # [joint-embedding]
 
 
@@ -177,7 +182,8 @@ class CrossCameraConsistency(nn.Module):
 
     $\mu_v$ and $\sigma_v$ are mean and (unbiased) standard deviation of the logarithms of the multilabels of camera v,
     if the batch has two images of it; without such a camera the loss is 0 and `update` does nothing. The centres are
-    constants for the gradient, and NaN until `initialise` or a first `update` sets them.
+    constants for the gradient, and NaN until `initialise` or a first `update` sets them: a training that forgets
+    them stops at once.
 
     Args:
         num_agents: a, at least 1.
@@ -216,6 +222,7 @@ class CrossCameraConsistency(nn.Module):
         Raises:
             ValueError: no camera has two images.
         """
+        self._check(log_multilabels, camids)
         cameras = [log_multilabels[camids == camid] for camid in camids.unique()]
         cameras = [rows for rows in cameras if len(rows) > 1]
         if not cameras:
@@ -226,6 +233,7 @@ class CrossCameraConsistency(nn.Module):
     @torch.no_grad()
     def update(self, log_multilabels: Float[Tensor, "n a"], camids: Int[Tensor, " n"]) -> None:
         """Move the centres towards those of a batch."""
+        self._check(log_multilabels, camids)
         mean, std, counts = _camera_statistics(log_multilabels, camids)
         for centre, batch in (self.mean, mean), (self.std, std):
             batch = (batch * counts[:, None]).sum(0) / counts.sum()  # NaN without a camera
@@ -234,11 +242,19 @@ class CrossCameraConsistency(nn.Module):
 
     def forward(self, log_multilabels: Float[Tensor, "n a"], camids: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Compare the cameras of a batch of target images, (n, a) log y, with the centres."""
+        self._check(log_multilabels, camids)
         mean, std, counts = _camera_statistics(log_multilabels, camids)
-        terms = ((mean - self.mean).square() + (std - self.std).square()).sum(1) * counts
-        return (
-            terms.sum() / (2 * counts.sum()).clamp(min=1) if self.reduction == "mean" else terms.sum()
-        )  # [cross-camera]
+        gaps = [gap.masked_fill(~counts[:, None], 0) for gap in (mean - self.mean, std - self.std)]
+        total = (gaps[0].square() + gaps[1].square()).sum(1).sum()
+        return total / (2 * counts.sum()).clamp(min=1) if self.reduction == "mean" else total  # [cross-camera]
+
+    def _check(self, log_multilabels: Tensor, camids: Tensor) -> None:
+        a = len(self.mean)
+        check_inputs(
+            log_multilabels=(f"float n {a}", log_multilabels),
+            camids=("int n", camids),
+            centres=(f"float {a}", self.mean),
+        )
 
 
 class MultilabelMemory(nn.Module):
@@ -279,13 +295,16 @@ class MultilabelMemory(nn.Module):
     @torch.no_grad()
     def update(self, indices: Int[Tensor, " n"], multilabels: Float[Tensor, "n a"]) -> None:
         """Visit the images `indices`, each once, with their present multilabels."""
-        indices, multilabels = indices.to(self.table.device), multilabels.to(self.table)
+        check_inputs(indices=("int n", indices))
+        check_inputs(multilabels=(f"float {len(indices)} {self.table.shape[1]}", multilabels))
+        indices, multilabels = indices.to(self.table.device, torch.int64), multilabels.to(self.table)
         moved = torch.lerp(multilabels, self.table[indices], self.momentum)  # [memory]
         self.table.index_copy_(0, indices, torch.where(self.visited[indices, None], moved, multilabels))
         self.visited.index_fill_(0, indices, True)
 
     def __getitem__(self, indices: Int[Tensor, " n"]) -> Float[Tensor, "n a"]:
         """Multilabels of the images `indices`."""
+        check_inputs(indices=("int n", indices))
         return self.table[indices.to(self.table.device)]
 
 
@@ -352,6 +371,7 @@ class MultilabelDiscriminativeLoss(nn.Module):
         Raises:
             ValueError: there are fewer than two images.
         """
+        check_inputs(multilabels=("float n a", multilabels))
         n_pairs, n_mined = self._count(len(multilabels))
         if not n_pairs:
             raise ValueError(f"multilabels must be those of at least two images, not of {len(multilabels)}.")
@@ -362,28 +382,35 @@ class MultilabelDiscriminativeLoss(nn.Module):
         self, embeddings: Float[Tensor, "n d"], multilabels: Float[Tensor, "n a"]
     ) -> tuple[Int[Tensor, "p 2"], Int[Tensor, "q 2"]]:
         """The positive and the negative pairs (i, j), i < j, nearest first, of n images."""
+        self._check(embeddings, multilabels)
         i, j, positive = self._mine(embeddings, multilabels)
         pairs = torch.stack([i, j], dim=1)
         return pairs[positive], pairs[~positive]
 
     def forward(self, embeddings: Float[Tensor, "n d"], multilabels: Float[Tensor, "n a"]) -> Float[Tensor, ""]:
         """The loss of n target images: unit rows, and the multilabels that the memory has of them."""
+        self._check(embeddings, multilabels)
         x, _ = same_precision(embeddings, embeddings)
         i, j, positive = self._mine(x, multilabels)
         similarity = (x.index_select(0, i) - x.index_select(0, j)).square().sum(1).neg().exp()
         n_positive, n_negative = positive.sum(), (~positive).sum()
-        p = torch.where(n_positive > 0, (similarity * positive).sum() / n_positive.clamp(min=1), 1)
-        n = torch.where(n_negative > 0, (similarity * ~positive).sum() / n_negative.clamp(min=1), 0.5)
+        p = torch.where(n_positive > 0, similarity.masked_fill(~positive, 0).sum() / n_positive.clamp(min=1), 1)
+        n = torch.where(n_negative > 0, similarity.masked_fill(positive, 0).sum() / n_negative.clamp(min=1), 0.5)
         return (p + n).log() - p.log()  # [discriminative]
 
     @torch.no_grad()
     def update(self, multilabels: Float[Tensor, "n a"]) -> None:
         """Move T towards the agreement that it should have had for this batch; after `forward`."""
+        check_inputs(multilabels=("float n a", multilabels), threshold=("float", self.threshold))
         n_pairs, n_mined = self._count(len(multilabels))
         if n_mined or (self.strict_official and n_pairs):
             y, _ = same_precision(multilabels, multilabels)
             kth = 1 - F.pdist(y, p=1).kthvalue(n_mined or n_pairs).values / 2
             self.threshold.copy_(_blend(self.threshold, kth, self.momentum))  # [threshold]
+
+    def _check(self, embeddings: Tensor, multilabels: Tensor) -> None:
+        rows = {"embeddings": ("float n d", embeddings), "multilabels": ("float n a", multilabels)}
+        check_inputs(**rows, threshold=("float", self.threshold))
 
     @torch.no_grad()
     def _mine(self, embeddings: Tensor, multilabels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -440,6 +467,7 @@ def kth_largest_agreement(multilabels: Float[Tensor, "n a"], k: int, *, tile: in
     >>> kth_largest_agreement(torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]]), 2)    # of 0.75, 0.25 and 0
     tensor(0.2500)
     """
+    check_inputs(multilabels=("float n a", multilabels))
     n_pairs = len(multilabels) * (len(multilabels) - 1) // 2
     if not 1 <= k <= n_pairs:
         raise ValueError(f"k must be from 1 to the number of pairs, {n_pairs}, not {k}.")
@@ -473,6 +501,7 @@ def _camera_statistics(x: Tensor, camids: Tensor) -> tuple[Tensor, Tensor, Tenso
     x, _ = same_precision(x, x)
     row = torch.searchsorted(camids.sort().values, camids.contiguous())
     size = x.new_zeros(len(x), 1).index_add_(0, row, x.new_ones(len(x), 1))
+    x = x.masked_fill(size.index_select(0, row) < 2, 0)  # a camera that does not count may hold anything
     mean = torch.zeros_like(x).index_add(0, row, x) / size.clamp(min=1)
     squares = (x - mean.index_select(0, row)).square()
     variance = torch.zeros_like(x).index_add(0, row, squares) / (size - 1).clamp(min=1)
@@ -483,9 +512,7 @@ def _camera_statistics(x: Tensor, camids: Tensor) -> tuple[Tensor, Tensor, Tenso
 def _logits(embeddings: Tensor, agents: Tensor, scale: float) -> Float[Tensor, "n a"]:
     if not scale > 0:
         raise ValueError(f"scale must be above 0, not {scale}.")
-    if embeddings.ndim != 2 or embeddings.shape[1:] != agents.shape[1:]:
-        shapes = f"{tuple(embeddings.shape)} and {tuple(agents.shape)}"
-        raise ValueError(f"embeddings and agents must be (n, d) and (a, d) with the same d, not {shapes}.")
+    check_inputs(embeddings=("float n d", embeddings), agents=("float a d", agents))
     x, agents = same_precision(embeddings, agents)
     with torch.autocast(x.device.type, enabled=False):
         return scale * (x @ agents.T)

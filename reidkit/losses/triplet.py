@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reidkit.distances import euclidean
+from reidkit.inputs import check_inputs
 
 
 def batch_hard_triplet_loss(
@@ -20,7 +21,7 @@ def batch_hard_triplet_loss(
     is the gradient. No host-device synchronisation.
 
     Args:
-        embeddings: (n, d), any scale; not normalised here.
+        embeddings: (n, d), n at least 1; not normalised here, so their squares must be finite in their precision.
         pids: (n,) identities, any integers.
         margin: m, in Euclidean distance, at least 0.
 
@@ -28,7 +29,7 @@ def batch_hard_triplet_loss(
         A scalar, at least 0.
 
     Raises:
-        ValueError: `margin` is negative.
+        ValueError: `margin` is negative, or `pids` does not fit `embeddings`.
 
     Source: eq. 5 of the paper (a sum there, a mean in all released code).
 
@@ -38,6 +39,7 @@ def batch_hard_triplet_loss(
     """
     if not margin >= 0:
         raise ValueError(f"margin must be at least 0, not {margin}.")
+    check_inputs(1, embeddings=("float n d", embeddings), pids=("int n", pids))
     dist = euclidean(embeddings, embeddings)
     same = pids[:, None] == pids
     positive = same ^ torch.eye(len(pids), dtype=torch.bool, device=pids.device)

@@ -4,9 +4,10 @@ Tensors are named as in the released ImageNet files (torchvision; Cadene for the
 `load_weights` takes those files as they are.
 """
 
+import functools
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -313,63 +314,180 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     for make in (resnet50, resnet34, resnet50_ibn_a, se_resnet50, se_resnext50, densenet121, small_resnet)
 }
 
-CLASSIFIERS = ("fc.", "classifier.", "last_linear.")  # what the last layer is called in released ImageNet files
+LAST_LAYERS = ("fc.", "classifier.", "last_linear.")  # what the last layer is called in released files
+CLASSIFIERS = (*LAST_LAYERS, "head.", "heads.", "bottleneck.")  # and what comes with it in those of others' projects
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")  # under which a file may hold its tensors
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
     """Load weights into a module: all of its tensors, or none.
 
-    Rows of an ImageNet classifier (`fc.*`, `classifier.*`, `last_linear.*`) that the module does not have are ignored,
-    and a line says so. Counters of batches, which old files lack, may be missing. Half precision is widened.
+    Names that fit are taken as they are. Otherwise the file is another project's (torchreid, fast-reid, the strong
+    baseline, MAR): the dict it is wrapped in and the prefix its names share are found and named in a line, which also
+    says what is not used, such as rows of a classifier that the module does not have. Counters of batches, which old
+    files lack, may be missing. Half precision is widened.
 
     Args:
         module: what to load into; its tensors' names are those of the file.
-        path: a `.safetensors` file, or a `.pth` or `.pt` file that holds tensors only.
+        path: a `.safetensors` file, or one of `torch.save` that holds tensors, and beside them at most numbers, texts
+            and optimizers. Nothing in it is executed.
 
     Raises:
-        ValueError: the file cannot be read, or a tensor is missing, not known to the module, or of another shape; all
-            such tensors are listed and the module is left as it was.
+        ValueError: the file cannot be read, or a tensor is missing, not known to the module, of another shape, or not
+            finite; the module is left as it was.
 
     >>> import tempfile; from safetensors.torch import save_file
     >>> file = tempfile.mkdtemp() + "/w.safetensors"; save_file({"weight": torch.ones(1, 2)}, file)
     >>> load_weights(nn.Linear(2, 1, bias=False), file)
     """
-    found, own = _read_weights(Path(path)), module.state_dict()
-    ignored = [name for name in found if name.startswith(CLASSIFIERS) and name not in own]
-    if ignored:
-        note(f"{Path(path).name}: {', '.join(ignored)} not used (rows of a classifier)")
-    found = {name: tensor for name, tensor in found.items() if name not in ignored}
+    path = Path(path)
+    found, wrapper = _unwrap(path, _read(path))
+    own = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    found = {name if name in own else _new_name(name): tensor for name, tensor in found.items()}
+    prefix = _prefix(path, own, found)
+    used = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    used, renamed = _with_last_layer(own, used)
+    rows = [name for name in used if name.startswith(CLASSIFIERS) and name not in own]
+    used = {name: tensor for name, tensor in used.items() if name not in rows}
+    problem = differences(own, used)
+    without = f", names taken without {prefix!r}" if prefix else ""
+    if problem:
+        raise ValueError(f"{path} does not fit {type(module).__name__} and was not loaded ({problem}{without}).")
+    spoilt = [n for n, tensor in used.items() if not tensor.isfinite().all() and own[n].isfinite().all()]
+    if spoilt:
+        raise ValueError(f"{path} holds NaN or infinity in {_some(spoilt)} and was not loaded; take another file.")
+    module.load_state_dict({**module.state_dict(), **used})
+    left = rows + [name for name in found if not name.startswith(prefix)]
+    facts = [f"the weights under {wrapper!r}"] * bool(wrapper) + [f"names without {prefix!r}"] * bool(prefix)
+    facts += [f"{theirs} taken as {ours}" for theirs, ours in renamed.items()]
+    facts += [f"{_some(left)} not used" + " (rows of a classifier)" * (left == rows)] * bool(left)
+    if facts:
+        _say_once(path.resolve(), f"{path.name}: {'; '.join(facts)}")
+
+
+@functools.cache
+def _say_once(path: Path, line: str) -> None:
+    note(line)
+
+
+def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, exact: bool = False) -> str:
+    """How the tensors `found` differ from those a module has, in words; empty if they fit.
+
+    Three names at most are listed. If `exact`, counters of batches must be there and types must be the same.
+
+    >>> differences({"weight": torch.zeros(2)}, {"weigth": torch.zeros(2)})
+    '1 missing: weight; 1 unknown: weigth'
+    """
+    own = {name: tensor for name, tensor in own.items() if isinstance(tensor, Tensor)}
+    both = [name for name in own if name in found]
     problems = {
-        "missing": [name for name in own if name not in found and not name.endswith("num_batches_tracked")],
-        "unknown": [name for name in found if name not in own],
+        "missing": [n for n in own if n not in found and (exact or not n.endswith("num_batches_tracked"))],
+        "unknown": [n for n in found if n not in own],
         "of another shape": [
-            f"{name} {tuple(found[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in found and found[name].shape != own[name].shape
+            f"{n} {tuple(found[n].shape)} for {tuple(own[n].shape)}" for n in both if found[n].shape != own[n].shape
+        ],
+        "of another type": [
+            f"{n} {found[n].dtype} for {own[n].dtype}" for n in both if exact and found[n].dtype != own[n].dtype
         ],
     }
-    if any(problems.values()):
-        listed = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"{path} does not fit {type(module).__name__} and was not loaded ({listed}).")
-    module.load_state_dict({**own, **found})
+    problems = {what: names for what, names in problems.items() if names}
+    each = max(1, 3 // max(1, len(problems)))
+    return "; ".join(f"{len(names)} {what}: {_some(names, each)}" for what, names in problems.items())
 
 
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Read a file of named tensors, without running any code that it may hold."""
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" * (len(names) > limit)
+    return ", ".join(names[:limit]) + more
+
+
+class _Ignored:
+    """Stands for a number of NumPy beside the tensors (torchreid keeps its rank-1 so): no code of NumPy runs for it."""
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+
+
+def _read(path: Path):
+    """Read what a file holds, without running any code that may be in it."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a .safetensors, .pth or .pt file of weights.")
+    with path.open("rb") as file:
+        start = file.read(64)
     try:
-        safe = path.suffix == ".safetensors"
-        found = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # each reader has errors of its own, with advice of its own; what to do is the same
-        raise ValueError(
-            f"{path} is not a readable file of weights: it is damaged, or holds more than tensors, and nothing was run."
-        ) from None
-    found = found.get("state_dict", found) if isinstance(found, Mapping) else {}
-    if not found or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        if path.suffix == ".safetensors" or start[8:10] == b'{"':
+            return load_file(path)
+        with torch.serialization.safe_globals([(_Ignored, name) for name in NUMBERS]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each reader has errors of its own, with advice of its own; what to do is the same
+        why = "it is damaged, cut short or of another kind, and nothing was run"
+        if start and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+            why = f"it is text that begins with {start[:24].decode()!r}; download the file itself"
+        elif code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            why = (
+                f"it holds {code[1]}, which is more than tensors and would have to be run, and nothing was run; "
+                "save its state_dict alone, where that project is installed"
+            )
+        raise ValueError(f"{path} is not a readable file of weights: {why}.") from None
+
+
+def _unwrap(path: Path, found) -> tuple[dict[str, Tensor], str]:
+    """The named tensors of a file, and the key under which they were."""
+    if not isinstance(found, Mapping):
         raise ValueError(f"{path} does not hold named tensors; save a state_dict.")
-    # "module." is left by nn.DataParallel; torchvision's DenseNet file still says norm.1 for what is now norm1
-    return {
-        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name.removeprefix("module.")): tensor
-        for name, tensor in found.items()
-    }
+    inner = {str(name): value for name, value in found.items() if isinstance(value, Mapping) and _tensors(value)}
+    known = [name for name in WRAPPERS if name in inner]
+    outer = _tensors(found)
+    if known or (not outer and len(inner) == 1):
+        name = known[0] if known else next(iter(inner))
+        return _tensors(inner[name]), name
+    if not outer:
+        several = (
+            f" itself, but several sets of them ({_some(sorted(inner))}); save one" if inner else "; save a state_dict"
+        )
+        raise ValueError(f"{path} does not hold named tensors{several}.")
+    return outer, ""
+
+
+def _tensors(found: Mapping) -> dict[str, Tensor]:
+    return {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _new_name(name: str) -> str:
+    """torchvision's DenseNet file still says norm.1 for what is now norm1."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
+
+
+def _prefix(path: Path, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """What stands before the names of a file, as in "module." or "backbone."; empty where names fit as they are."""
+    names: dict[str, list[str]] = {}
+    for name in found:
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            if (rest := ".".join(parts[depth:])) in own and not rest.endswith("num_batches_tracked"):
+                names.setdefault("".join(f"{part}." for part in parts[:depth]), []).append(rest)
+    most = max(map(len, names.values()), default=0)
+    best = [prefix for prefix, rests in names.items() if len(rests) == most]
+    whole = sum(not name.endswith("num_batches_tracked") for name in own)
+    if not best or "" in best or (len(best) > 1 and most < whole):
+        return ""
+    fitting = [p for p in best if all(found[p + rest].shape == own[rest].shape for rest in names[p])]
+    if len(fitting) > 1:
+        raise ValueError(f"{path} holds these weights in several places ({_some(fitting)}); save one of them.")
+    return (fitting or best)[0]
+
+
+def _with_last_layer(own: Mapping[str, Tensor], found: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Give the last layer the name it has in the module, where the shapes are the same (MAR says fc for its agents)."""
+    renamed = {}
+    for ours in (name for name in own if name.startswith(LAST_LAYERS) and name not in found):
+        rest = ours.partition(".")[2]
+        for theirs in (layer + rest for layer in LAST_LAYERS):
+            if theirs in found and theirs not in own and found[theirs].shape == own[ours].shape:
+                renamed[theirs] = ours
+    return {renamed.get(name, name): tensor for name, tensor in found.items()}, renamed

@@ -21,7 +21,14 @@ from reidkit.parameters import parameter
 from reidkit.recipes import supervised
 from reidkit.recipes.driver import open_run
 from reidkit.recipes.sources import load_data
-from reidkit.recipes.supervised import build_batches, build_model, build_optimizer, build_schedule, measure
+from reidkit.recipes.supervised import (
+    build_batches,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    check_weights,
+    measure,
+)
 from reidkit.runs import Result, Variant
 from reidkit.training import fit
 
@@ -96,6 +103,7 @@ def run(
     start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
     with open_run("baseline", Parameters, VARIANTS, variant, **start, **options) as run:
         params = run.params
+        check_weights(params)
         data = load_data(params, progress=run.progress)
         model = build_model(params, identity_labels(data.train.pids)[1])
         history = fit(

@@ -154,17 +154,32 @@ def open_run(
         changes: other parameters by name; what the variant is about wins over them.
 
     Raises:
-        ValueError: an unknown variant, preset or parameter (the nearest is named), or a value that is not allowed.
+        ValueError: an unknown variant, preset or parameter (the nearest is named), a value that is not allowed, or a
+            folder that may not be written to.
     """
     paths = {name: str(path) for name, path in (("data_root", data_root), ("weights", weights)) if path is not None}
     params = settings(recipe, kind, variants, variant, preset=preset, **{"seed": seed, **paths, **changes})
     folder = Path(checkpoint or checkpoint_folder(recipe, variant, params))
+    check_writable(folder.parent.absolute(), "the state of the run")
     with files.lock(folder.parent / f".{folder.name}.run"):
         runs.seed(params.seed)
         made_by, start = code.digest(f"reidkit.recipes.{recipe}"), time.perf_counter()
         yield Run(recipe, variant, params, folder, progress, made_by, start)
         if not (checkpoint or os.environ.get(KEEP)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Refuse a folder, absolute, that is not there and cannot be made, or that nothing can be written to.
+
+    Raises:
+        ValueError: naming it, and `what` should go there.
+    """
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{what} goes to {folder}, and {nearest} is a file; choose another folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{what} goes to {folder}, and {nearest} may not be written to; choose another folder.")
 
 
 def checkpoint_folder(recipe: str, variant: str, params: parameters.Parameters) -> Path:

@@ -162,6 +162,19 @@ def sample(generator: Generator, n: int, *, seed: int) -> UInt8[Tensor, "n 3 h w
     return generate(generator, noise(n, rng=epoch_generator(seed, 0, "sample")))
 
 
+def check(params: Parameters) -> None:
+    """Refuse sizes that no generator can have, and a reference that does not fit them, before anything is trained."""
+    with torch.random.fork_rng(devices=[]):
+        (build_reference if params.gan_init == "reference" else build)(params)
+
+
+def build_reference(params: Parameters) -> nn.ModuleDict:
+    """The networks that come with the project."""
+    reference = build(params)
+    load_weights(reference, REFERENCE)
+    return reference
+
+
 def train_generators(
     params: Parameters, pixels: UInt8[Tensor, "n 3 h w"], clusters: Int64[Tensor, " n"], *, progress: bool = True
 ) -> list[Trained]:
@@ -178,9 +191,7 @@ def train_generators(
     if params.gan_init == "whole":
         start = train(pixels, title="all images").model.state_dict()
     elif params.gan_init == "reference":
-        reference = build(params)
-        load_weights(reference, REFERENCE)
-        start = reference.state_dict()
+        start = build_reference(params).state_dict()
     return [train(pixels[clusters == k], start=start, title=f"cluster {k}") for k in range(int(clusters.max()) + 1)]
 
 

@@ -39,7 +39,7 @@ from reidkit.pseudo_labels import (
 from reidkit.recipes import driver
 from reidkit.recipes.driver import device, open_run
 from reidkit.recipes.sources import Data, load_data
-from reidkit.recipes.supervised import build_backbone, measure
+from reidkit.recipes.supervised import build_backbone, check_weights, measure
 from reidkit.runs import Result, Variant
 from reidkit.training import Cycle, Schedule, fit, warmup_cosine, warmup_steps
 
@@ -82,6 +82,7 @@ VARIANTS = {
 class Parameters(driver.Parameters):
     """What a run of the recipe is made with."""
 
+    seed: int = parameter(0, "of everything random", low=0, high=4_000_000)  # a step is seeded by 1000 times as much
     weights: str = parameter(
         "reference", "a file to start the backbone from; reference: comes with the project; empty: scratch"
     )
@@ -219,6 +220,7 @@ def run(
     start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
     with open_run("one_shot", Parameters, VARIANTS, variant, **start, **options) as run:
         params = run.params
+        check_weights(params)
         data = load_data(params, progress=run.progress)
         truth = identity_labels(data.train.pids)[0]
         labelled, unlabelled = one_shot_split(data.train.pids, data.train.camids, seed=params.split_seed)

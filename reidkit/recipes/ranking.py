@@ -22,7 +22,15 @@ from reidkit.parameters import parameter
 from reidkit.recipes import supervised
 from reidkit.recipes.driver import open_run
 from reidkit.recipes.sources import load_data
-from reidkit.recipes.supervised import build_batches, build_model, build_optimizer, build_schedule, measure, rerank
+from reidkit.recipes.supervised import (
+    build_batches,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    check_weights,
+    measure,
+    rerank,
+)
 from reidkit.runs import Result, Variant
 from reidkit.training import fit
 
@@ -73,7 +81,11 @@ VARIANTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters(supervised.Parameters):
-    """What a run of the recipe is made with."""
+    """What a run of the recipe is made with.
+
+    Raises:
+        ValueError: as `parameters.Parameters`, or two values that contradict each other.
+    """
 
     epochs: int = parameter(3, "passes of steps_per_epoch steps", low=0)
     steps_per_epoch: int = parameter(26, "0: true passes over the data", low=0)
@@ -95,6 +107,13 @@ class Parameters(supervised.Parameters):
     detach_weights: bool = parameter(False, "of Lin and ranked list: whether the weights count as constants")
     alpha: float = parameter(1.2, "of ranked list: how far negatives have to be, 0..2", low=0, high=2)
     margin: float = parameter(0.3, "of triplet (any distance) and of ranked list (0..alpha)", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ranking == "none" and not self.classify:
+            raise ValueError('nothing to learn from: set classify to true, or ranking to "lin".')
+        if self.ranking == "ranked_list" and not (self.margin <= self.alpha and self.alpha > 0):
+            raise ValueError(f"margin must be from 0 to alpha, and alpha above 0, not {self.margin} and {self.alpha}.")
 
 
 def training_step(
@@ -132,6 +151,7 @@ def run(
     start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
     with open_run("ranking", Parameters, VARIANTS, variant, **start, **options) as run:
         params = run.params
+        check_weights(params)
         home, other = params.dataset, params.other_dataset
         trained_in, tested_in = {"home": (home, home), "there": (home, other), "back": (other, home)}[params.domains]
         data = load_data(params.but(dataset=trained_in), progress=run.progress)
@@ -157,14 +177,8 @@ def run(
 
 
 def build_step(params: Parameters) -> Callable:
-    """`training_step` with the losses, weights and knobs that `params` name.
-
-    Raises:
-        ValueError: no loss at all.
-    """
+    """`training_step` with the losses, weights and knobs that `params` name."""
     loss, knobs = (LOSSES | {"none": (None, ())})[params.ranking]
-    if not (loss or params.classify):
-        raise ValueError('nothing to learn from: set classify to true, or ranking to "lin".')
     rank = functools.partial(loss, **{name: getattr(params, name) for name in knobs}) if loss else None
     names = ("classify", "label_smoothing", "rank_weight", "ranked")
     return functools.partial(training_step, rank=rank, **{name: getattr(params, name) for name in names})

@@ -35,7 +35,7 @@ from reidkit.parameters import parameter
 from reidkit.recipes import driver
 from reidkit.recipes.driver import checkpoint_folder, device, open_run
 from reidkit.recipes.sources import find_weights, load_data, open_split
-from reidkit.recipes.supervised import build_backbone, measure
+from reidkit.recipes.supervised import build_backbone, check_weights, measure
 from reidkit.runs import Result, Variant
 from reidkit.training import Cycle, History, Schedule, fit, warmup_cosine, warmup_steps
 
@@ -79,7 +79,11 @@ STAGE_ONE = (  # the parameters that decide it, where it is trained
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters(driver.Parameters):
-    """What a run of the recipe is made with."""
+    """What a run of the recipe is made with.
+
+    Raises:
+        ValueError: as `parameters.Parameters`, or no weights where there must be some.
+    """
 
     dataset: str = parameter(
         "market", "the target, whose labels nobody learns from: market, duke; market1501, dukemtmc, ..."
@@ -127,8 +131,14 @@ class Parameters(driver.Parameters):
     lambda1: float = parameter(0.0005, "weight of L_CML, the consistency over cameras", low=0)
     lambda2: float = parameter(1.0, "weight of L_RAL, the reference agents", low=0)
     beta: float = parameter(0.2, "weight of L_RJ within L_RAL", low=0)
-    margin: float = parameter(1.0, "m of L_RJ, squared distance of unit vectors, 0..4", low=0, high=4)
+    margin: float = parameter(1.0, "m of L_RJ, squared distance of unit vectors, 0..4", above=0, high=4)
     joint_reading: str = parameter("code", "of L_RJ: code, eq8 (ledger D3.1)", among=("code", "eq8"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stage_one != "train" and not self.weights:
+            way = self.stage_one
+            raise ValueError(f'weights is empty, and stage_one is "{way}"; name a file, or set stage_one to "train".')
 
 
 class SourceAndTarget(NamedTuple):
@@ -257,6 +267,7 @@ def run(
     start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
     with open_run("soft_multilabel", Parameters, VARIANTS, variant, **start, **options) as run:
         params = run.params
+        check_weights(params)
         data = load_data(params, progress=run.progress)
         source = everybody(params, progress=run.progress)
         model = stage_one(params, source, progress=run.progress)
@@ -305,14 +316,12 @@ def stage_one(params: Parameters, source: Images, *, progress: bool = True) -> R
     the mean embedding of its person; "train": learnt here from `weights` or from scratch, and kept under `runs`.
 
     Raises:
-        ValueError: weights that do not fit; no weights where there must be some.
+        ValueError: weights that do not fit.
     """
     way = params.stage_one
-    if way != "train" and not params.weights:
-        raise ValueError(f'weights is empty, and stage_one is "{way}"; name a file, or set stage_one to "train".')
     runs.seed(0)
     labels, people = identity_labels(source.pids)
-    backbone = build_backbone(params.but(weights="") if way == "file" else params)
+    backbone = build_backbone(params.but(stage_one="train", weights="") if way == "file" else params)
     model = ReID(backbone, Agents(backbone.dim, people)).to(device())
     if way == "file":  # it names the agents as the last layer of its network
         network = nn.ModuleDict({**dict(backbone.named_children()), "classifier": model.head.classifier})
@@ -329,7 +338,9 @@ def stage_one(params: Parameters, source: Images, *, progress: bool = True) -> R
 def train_stage_one(params: Parameters, model: ReID, source: Images, *, progress: bool = True) -> None:
     """Learn to tell the reference persons apart, or take what an equal call has learnt: its checkpoint is kept."""
     shared = {name: getattr(params, name) for name in STAGE_ONE}
-    alone = Parameters.of(shared | {"epochs": params.stage_one_epochs, "lr": params.stage_one_lr, "seed": 0})
+    alone = Parameters.of(
+        shared | {"stage_one": "train", "epochs": params.stage_one_epochs, "lr": params.stage_one_lr, "seed": 0}
+    )
     fit(
         model,
         build_batches(alone, source, alone.source_batch, seed=alone.seed, steps=alone.steps_per_epoch),

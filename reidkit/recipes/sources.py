@@ -1,5 +1,6 @@
 """Where the images of a run come from: a city drawn on demand, or the reader's own copy of a real archive."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from reidkit.data.images import Images, load
 from reidkit.data.layouts import cuhk03, dukemtmc, market1501, msmt17, viper
 from reidkit.data.records import Split
 from reidkit.parameters import choose
-from reidkit.recipes.driver import Parameters
+from reidkit.recipes.driver import Parameters, check_writable
+from reidkit.world.cameras import Knobs
 from reidkit.world.city import build_city
 
 CITIES = {  # drawn: the city of `build_city`, and the reader of its layout
@@ -68,16 +70,37 @@ def open_split(
         progress: show a bar while a city is drawn.
 
     Raises:
-        ValueError: an unknown data set or knob, or an archive that is not there.
+        ValueError: an unknown data set or knob, an archive that is not there, or a city that cannot be written.
     """
-    root = runs.ROOT / Path(data_root or "data").expanduser()  # a relative path counts from the project's folder
+    root = _root(data_root)
     if dataset in CITIES:
+        out = find_city(dataset, data_root=data_root, preset=preset, city_seed=city_seed, knobs=knobs)
         city, read = CITIES[dataset]
-        name = f"{city}-{preset}-{city_seed}" + (f"-{knobs.replace(' ', '')}" if knobs else "")
         plan = {"city": city, "preset": preset, "seed": city_seed, "knobs": _turned(knobs)}
-        return read(build_city(root / "cities" / name, **plan, progress=progress))
+        return read(build_city(out, **plan, progress=progress))
     read, names = choose("dataset", dataset, CITIES | ARCHIVES)
     return read(next((root / name for name in names if (root / name).is_dir()), root / names[-1]))
+
+
+def find_city(dataset: str, *, data_root: str | Path = "", preset: str, city_seed: int, knobs: str = "") -> Path:
+    """The folder where a city is, or will be once it is rendered; the arguments are those of `open_split`.
+
+    Raises:
+        ValueError: an unknown knob, or the city is not there and nothing can be written there.
+    """
+    known = {field.name: field for field in dataclasses.fields(Knobs)}
+    for knob in _turned(knobs):
+        choose("knob", knob, known)
+    name = f"{CITIES[dataset][0]}-{preset}-{city_seed}" + (f"-{knobs.replace(' ', '')}" if knobs else "")
+    out = _root(data_root) / "cities" / name
+    if not (out / "manifest.json").exists():
+        check_writable(out.parent, f"the city {name} is not rendered yet; it")
+    return out
+
+
+def _root(data_root: str | Path) -> Path:
+    """The folder that holds all archives; a relative path counts from the project's folder."""
+    return runs.ROOT / Path(data_root or "data").expanduser()
 
 
 def _turned(knobs: str) -> dict[str, float]:

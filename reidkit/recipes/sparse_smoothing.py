@@ -34,10 +34,11 @@ from reidkit.recipes.generators import Trained, train_generators
 from reidkit.recipes.kept import fingerprint, kept
 from reidkit.recipes.sources import Data, load_data
 from reidkit.recipes.sparse_measures import Clustering, accuracy, by_protocol, features_of, measure_clusters, separation
-from reidkit.recipes.supervised import build_backbone, measure
+from reidkit.recipes.supervised import build_backbone, check_weights, measure
 from reidkit.runs import Result, Variant
 from reidkit.training import Cycle, History, Schedule, fit, warmup_cosine, warmup_steps
 
+GENERATED = ("generated", "wrong_clusters")  # kinds of extra images that are made by generators
 NONE, UNIFORM = {"extra": "none"}, {"target": "uniform"}
 FACTORS, CLUSTERS = (1.0, 1.5, 2.0, 2.5, 3.0), (2, 3, 4)  # Table 2
 VARIANTS = {
@@ -156,6 +157,9 @@ class Parameters(generators.Parameters, driver.Parameters):
             raise ValueError('label_smoothing is of real images; set it to 0, or extra to "none".')
         if extra == "wrong_clusters" and self.clusters < 2:
             raise ValueError("there is one cluster, and no other to mix it up with; set clusters to 2 or more.")
+        if self.crop_height > self.height or self.crop_width > self.width:
+            window, whole = f"{self.crop_height}x{self.crop_width}", f"{self.height}x{self.width}"
+            raise ValueError(f"a window of {window} does not fit {whole} pixels; make the crop smaller.")
 
 
 def training_step(model: ReID, batch: Mixed, *, loss: Callable) -> dict[str, Tensor]:
@@ -189,6 +193,9 @@ def run(
     start = {"preset": preset, "seed": seed, "data_root": data_root, "weights": weights}
     with open_run("sparse_smoothing", Parameters, VARIANTS, variant, **start, **options) as run:
         params = run.params
+        check_weights(params)
+        if params.extra in GENERATED:
+            generators.check(params)
         split = params.dataset.replace("{seed}", str(params.seed))
         data = load_data(params.but(dataset=split), progress=run.progress)
         labels, people = identity_labels(data.train.pids)
@@ -235,7 +242,7 @@ def find_clusters(params: Parameters, data: Data, labels: Int64[Tensor, " n"], *
 
     Where nothing depends on clusters, all images are one.
     """
-    generated = params.extra in ("generated", "wrong_clusters")
+    generated = params.extra in GENERATED
     if not generated and (params.extra == "none" or params.target != "cluster"):
         return one_cluster(labels)
     model, features = first_network(params, data.train, labels, progress=progress)

@@ -40,6 +40,24 @@ class Parameters(driver.Parameters):
     label_smoothing: float = parameter(0.1, "share of the target spread over all identities", low=0, high=1)
     erase: float = parameter(0.5, "probability of random erasing", low=0, high=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.p * self.k < 2 and self.neck == "bn":
+            raise ValueError(
+                'p and k make batches of one image, which have no statistics; set one of them to 2, or neck to "none".'
+            )
+
+
+def check_weights(params: driver.Parameters) -> None:
+    """Refuse weights that do not fit the backbone of `params`, before data are rendered or loaded; random numbers stay.
+
+    Raises:
+        ValueError: the file is not there, is no file of weights, or does not fit.
+    """
+    if params.weights:
+        with torch.random.fork_rng(devices=[]):
+            build_backbone(params)
+
 
 def build_backbone(params: driver.Parameters) -> nn.Module:
     """The backbone of `params`, started from weights if any are named."""

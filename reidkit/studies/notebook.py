@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
@@ -11,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from reidkit import files, parameters, runs
-from reidkit.models.backbones import load_weights
 from reidkit.parameters import Parameters, Scalar, choose
 from reidkit.progress import is_watched, note
-from reidkit.recipes.driver import KEEP
-from reidkit.recipes.sources import ARCHIVES, CITIES, find_weights, open_split
+from reidkit.recipes import driver
+from reidkit.recipes.driver import KEEP, check_writable
+from reidkit.recipes.sources import ARCHIVES, CITIES, find_city, open_split
+from reidkit.recipes.supervised import check_weights
 from reidkit.studies import lectures
 from reidkit.studies.runner import recipe
 
@@ -111,31 +111,43 @@ def plan(
         if given[name] not in ("", "reference"):
             given[name] = str(Path(given[name]).expanduser().resolve())
     params = kind.of({**parameters.preset(number, preset), **given})
-    _find(params)
+    folder = Path(out or runs.ROOT / "runs" / "notebooks").expanduser().resolve()
+    _find(params, folder)
     different = json.dumps(given, sort_keys=True).encode()
     name = ".".join([number, preset] + [hashlib.sha256(different).hexdigest()[:8]] * bool(given))
-    return Plan(
-        path, params, given, Path(out or runs.ROOT / "runs" / "notebooks").expanduser().resolve() / f"{name}.ipynb"
-    )
+    return Plan(path, params, given, folder / f"{name}.ipynb")
 
 
-def _find(params: Parameters) -> None:
-    """Open the real archives that parameters name, and look for weights: what is missing is told by who would read it.
+def _find(params: Parameters, out: Path) -> None:
+    """Open the archives and weights that parameters name: what is missing is told by who would read it.
 
-    A city is rendered when it is wanted; only the folder that holds it must be there.
+    A city is rendered when it is wanted; it must be there, or its folder one that can be written to.
     """
     values = params.values()
-    root, weights = values.get("data_root", ""), values.get("weights", "")
+    root = values.get("data_root", "")
     wanted = ["dataset", "source_dataset"] + ["other_dataset"] * (values.get("domains", "home") != "home")
     for name in [name for name in wanted if values.get(name)]:
         dataset = values[name].replace("{seed}", str(params.seed))
         choose(name, dataset, CITIES | ARCHIVES)
         if dataset in ARCHIVES:
             open_split(dataset, data_root=root)
-    if root and not (runs.ROOT / root).is_dir():
-        raise ValueError(f"data_root is {root}, which is no folder; make it, or leave data_root out.")
-    if weights and not find_weights(weights).is_file():
-        load_weights(nn.Module(), find_weights(weights))  # which says so
+        elif root and not (runs.ROOT / root).is_dir():
+            raise ValueError(f"data_root is {root}, which is no folder; make it, or leave data_root out.")
+        else:
+            own, knobs = ("source", "") if name == "source_dataset" else ("city", values.get("knobs", ""))
+            city = {"preset": values[f"{own}_preset"], "city_seed": values[f"{own}_seed"], "knobs": knobs}
+            find_city(dataset, data_root=root, **city)
+    if values.get("weights"):
+        with contextlib.redirect_stdout(io.StringIO()):  # what is said of them is said by the kernel
+            check_weights(params if isinstance(params, driver.Parameters) else _baseline(values))
+    check_writable(out, "the notebook")
+
+
+def _baseline(values: dict[str, Scalar]) -> driver.Parameters:
+    """The parameters of the baseline that a notebook without a recipe of its own trains."""
+    kind = recipe("02").Parameters
+    shared = {name: value for name, value in values.items() if name in kind().values()}
+    return kind.of(parameters.preset("02", values["preset"]) | shared)
 
 
 def describe(plan: Plan) -> str:

@@ -3,9 +3,12 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import miniatures
 from reidkit import cli
@@ -144,7 +147,9 @@ def a_folder_is_missing(root):
 def a_folder_is_empty(root):
     for path in (root / "query").iterdir():
         path.unlink()
-    return [f"error: {root.name}/query holds no image (.bmp, .jpeg, .jpg, .png); unpack the archive again."]
+    return [
+        f"error: {root.name}/query holds no image (.jpg, .png and what else Pillow reads); unpack the archive again."
+    ]
 
 
 def folders_are_renamed(root):
@@ -354,6 +359,172 @@ def test_images_without_cameras_are_noted(tmp_path):
     assert diagnose(root) == [
         "note: each image counts as taken by a camera of its own; name cameras by c1, c2 … in file names or by camid."
     ]
+
+
+# --------------------------------------------------------------------------------------------------------- own images
+@pytest.mark.parametrize("way", ["listed", "link", "bytes"])
+def test_images_that_are_query_and_gallery_are_named(tmp_path, way):
+    path = miniatures.table(tmp_path / "own")
+    one, other = "images/3-door-0.png", "images/again.png"
+    if way == "link":
+        (path.parent / other).symlink_to(path.parent / one)
+    elif way == "bytes":
+        shutil.copy(path.parent / one, path.parent / other)
+    other = one if way == "listed" else other
+    path.write_text(f"{path.read_text()}{other},3,hall,gallery\n")
+    named = "3-door-0.png" if way == "listed" else "3-door-0.png = again.png"
+    assert diagnose(path.parent) == [
+        f"warning: images that are query and gallery: 1 ({named}); each is junk for itself; keep each in one of the "
+        "two."
+    ]
+    assert "Nothing is wrong" not in str(examine(path.parent))
+
+
+def test_images_that_train_and_are_tested_are_named(tmp_path):
+    path = miniatures.table(tmp_path / "own")
+    path.write_text(f"{path.read_text()}images/1-door-0.png,1,door,gallery\n")
+    assert diagnose(path.parent) == [
+        "warning: identities that train and are tested: 1 (1); keep each on one side.",
+        "warning: images that train and are tested: 1 (1-door-0.png); keep each on one side.",
+    ]
+
+
+def test_an_image_listed_twice_in_one_part_is_named(tmp_path):
+    path = miniatures.table(tmp_path / "own")
+    path.write_text(f"{path.read_text()}images/3-door-1.png,3,door,gallery\n")
+    assert diagnose(path.parent) == ["warning: files that are copies of others: 1 (3-door-1.png); keep one of each."]
+
+
+def test_a_file_under_two_identities_gets_its_line(tmp_path):
+    path = miniatures.table(tmp_path / "own")
+    path.write_text(f"{path.read_text()}images/3-door-1.png,4,door,gallery\n")
+    assert diagnose(path.parent) == [
+        "error: own/people.csv, line 11 (pid 3) and own/people.csv, line 18 (pid 4) are the same file, 3-door-1.png, "
+        "under two identities; keep the right one."
+    ]
+
+
+@pytest.mark.parametrize("name", ["3-door-0.png", "copy.png"])
+def test_copies_without_cameras_still_have_their_note(tmp_path, name):
+    path = miniatures.table(tmp_path / "own", "path,pid,split")
+    path.write_text(f"{path.read_text()}images/{name},3,gallery\n")
+    if name == "copy.png":
+        shutil.copy(path.parent / "images" / "3-door-0.png", path.parent / "images" / name)
+    assert diagnose(path.parent)[1].startswith("note: each image counts as taken by a camera of its own;")
+
+
+def test_how_many_became_distractors_and_junk_is_said(tmp_path):
+    root = miniatures.folders(tmp_path / "own")
+    for name in ("0/c1_a.jpg", "0/c2_a.jpg", "-1/c1_a.jpg"):
+        miniatures.picture(root / name)
+    assert diagnose(root) == [
+        "note: images by their pid: 2 distractors (0), 1 junk (-1); number identities from 1, or name them."
+    ]
+
+
+def test_identities_numbered_from_0_are_suspected(tmp_path):
+    for pid in range(4):
+        for camera in (1, 2):
+            miniatures.picture(tmp_path / "own" / f"{pid}" / f"c{camera}.png")
+    (said,) = diagnose(tmp_path / "own")
+    assert said == (
+        "warning: images by their pid: 2 distractors (0), 0 junk (-1); identities seem to be numbered from 0: number "
+        "them from 1, or 0 is nobody that can be found."
+    )
+
+
+def files_without_a_suffix_that_is_known(root):
+    for i, name in enumerate(("c1_x.heic", "c1_y", "c1_z.mp4")):
+        (root / "ada" / name).write_bytes(bytes([i]))
+    return "ada", "3 (c1_x.heic, c1_y, c1_z.mp4)"
+
+
+def images_in_a_folder_too_many(root):
+    miniatures.picture(root / "ada" / "cam1" / "a.png")
+    return "ada", "1 (a.png)"
+
+
+def images_beside_the_folders(root):
+    miniatures.picture(root / "eve.jpg")
+    return "", "1 (eve.jpg)"
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [files_without_a_suffix_that_is_known, images_in_a_folder_too_many, images_beside_the_folders],
+    ids=lambda lose: lose.__name__,
+)
+def test_files_that_are_passed_over_are_counted(tmp_path, lose):
+    root = miniatures.folders(tmp_path / "own")
+    _, named = lose(root)
+    assert diagnose(root) == [
+        f"warning: files that are passed over: {named}; give images a suffix that Pillow reads, those of an identity a "
+        "folder, and move out what is none."
+    ]
+
+
+def test_files_passed_over_in_an_archive_are_counted(market, monkeypatch):
+    monkeypatch.setitem(layouts.PUBLISHED, "market1501", {"train": (751, 12_936)})
+    (market / "query" / "0003_c1s2_000099_00.heic").touch()
+    miniatures.picture(market / "bounding_box_train" / "more" / "0002_c1s1_000001_00.jpg")
+    assert diagnose(market)[0].startswith(
+        "warning: files that are passed over: 2 (0002_c1s1_000001_00.jpg, 0003_c1s2_000099_00.heic);"
+    )
+
+
+def test_writings_and_what_systems_leave_are_no_images(tmp_path):
+    root = miniatures.folders(tmp_path / "own")
+    for name in ("ada/labels.txt", "readme.md", ".DS_Store", "desktop.ini", "ada/THUMBS.DB", "__MACOSX/ada/c1.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert diagnose(root) == ["note: files that are passed over: 2 (readme.md, labels.txt); no images."]
+
+
+def test_images_that_a_list_leaves_out_are_noted(tmp_path):
+    path = miniatures.table(tmp_path / "own")
+    miniatures.picture(path.parent / "images" / "more.png")
+    (path.parent / "images" / "deeper").mkdir()
+    assert diagnose(path.parent) == ["note: files that are passed over: 1 (more.png); the list does not name them."]
+
+
+def test_images_of_a_kind_that_is_not_read_are_named(tmp_path):
+    root = miniatures.folders(tmp_path / "own")
+    Image.fromarray(np.float32([[0, 1], [0, 1]])).save(root / "ada" / "c1_x.tif")
+    assert diagnose(root) == [
+        "error: images that are of a kind that is not read: 1 of 13 (c1_x.tif); save them as RGB with 8 bits."
+    ]
+
+
+def test_images_that_one_may_not_read_are_not_called_damaged(tmp_path, monkeypatch):
+    root, read = miniatures.folders(tmp_path / "own"), Path.read_bytes
+
+    def forbidden(path):
+        if path.name == "ada_c1_a.jpg":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    assert diagnose(root) == [
+        "error: images that are not to be read: 1 of 12 (ada_c1_a.jpg); give yourself the right to read them."
+    ]
+
+
+def test_a_folder_that_one_may_not_read_is_named(tmp_path, monkeypatch):
+    root = miniatures.folders(tmp_path / "own")
+
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    assert diagnose(root) == ["error: own cannot be read (Permission denied); give yourself the right to read it."]
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16-le"])
+def test_a_table_in_another_encoding_is_found_and_named(tmp_path, encoding):
+    path = miniatures.table(tmp_path / "own")
+    path.write_text(path.read_text() + "images/3-door-1.png,张三,door,gallery\n", encoding=encoding)
+    (said,) = diagnose(path.parent)
+    assert said.startswith("error: own/people.csv is not text in utf-8") and "save it as UTF-8" in said
 
 
 # ------------------------------------------------------------------------------------------------ not recognised

@@ -140,6 +140,20 @@ def test_an_empty_list_of_msmt17_is_named(tmp_path):
     assert sentence(msmt17, root) == f"{root / 'list_query.txt'} is empty; fetch the list again."
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_of_msmt17_that_another_system_saved(tmp_path, encoding):
+    root = miniatures.msmt17(tmp_path / "MSMT17_V1")
+    expected, path = msmt17(root), root / "list_query.txt"
+    path.write_text(path.read_text().replace("/", "\\"), encoding=encoding, newline="\r\n")
+    assert msmt17(root) == expected
+
+
+def test_a_list_of_msmt17_in_another_encoding_is_named(tmp_path):
+    root = miniatures.msmt17(tmp_path / "MSMT17_V1")
+    (root / "list_val.txt").write_bytes("张/0001_012_07_0303morning_1234_0.jpg 4".encode("gbk"))
+    assert sentence(msmt17, root).startswith(f"{root / 'list_val.txt'} is not text in utf-8 (byte 1 is 0xd5);")
+
+
 # ---------------------------------------------------------------------------------------------------- CUHK03, new
 @pytest.mark.parametrize("home", ["", "cuhk03-np"])
 @pytest.mark.parametrize(("boxes", "gallery"), [("detected", 7), ("labeled", 8), ("labelled", 8)])

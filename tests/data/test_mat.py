@@ -145,3 +145,14 @@ def test_two_processes_write_one_export(mat, monkeypatch):
     monkeypatch.setattr(module.files, "lock", meanwhile)
     monkeypatch.setattr(module.files, "write_bytes", None)
     assert open_release(mat, "labeled") == first
+
+
+def test_what_one_may_not_read_is_named(mat, tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(h5py, "File", forbidden)
+    assert sentence(open_release, mat, "detected").startswith(f"{mat} cannot be read (")
+    monkeypatch.setattr("scipy.io.loadmat", forbidden)
+    said = sentence(read_config, tmp_path / "config.mat")
+    assert said == f"{tmp_path / 'config.mat'} cannot be read (Permission denied); give yourself the right to read it."

@@ -195,6 +195,12 @@ def test_a_table_as_a_spreadsheet_saves_it(tmp_path, separator):
         ("path,pid,split\na.jpg,1,train\nb.jpg,2,\n", "no split for b.jpg, but for others;"),
         ("path,pid,camid\na.jpg,1,1\nb.jpg,2,\n", "no camera for b.jpg, but for others;"),
         ("path,pid,split\na.jpg,0,query\nb.jpg,1,gallery\n", "pid -1 or 0 is no identity, but a.jpg has it;"),
+        ("path,pid,split\na.jpg,0.0,train\nb.jpg,1,gallery\n", "pid -1 or 0 is no identity, but a.jpg has it;"),
+        ("path,pid,split\na.jpg,ann,query\nb.jpg,-1.0,query\n", "pid -1 or 0 is no identity, but b.jpg has it;"),
+        ("path,pid\na.jpg,1\nb.jpg,nan\nc.jpg,2\n", "people.csv, line 3: 'nan' is no pid; write a name or a whole"),
+        ("path,pid,camid\na.jpg,1,1\nb.jpg,2,nan\n", "no camera for b.jpg, but for others;"),
+        ("path,pid\nb.jpg,1,,\na,b.jpg,1\n", "line 3: has more cells than the first line; put a path that holds the"),
+        ("path|pid\na.jpg|1\n", "its first line is 'path|pid'; separate columns by commas, semicolons or tabs."),
     ],
 )
 def test_a_table_that_cannot_be_read_is_told_in_a_sentence(tmp_path, text, said):
@@ -207,3 +213,112 @@ def test_paths_may_be_absolute(tmp_path):
     path.write_text(path.read_text().replace("images/", f"{tmp_path / 'here' / 'images'}/"))
     moved = shutil.move(path, tmp_path / "people.csv")
     assert all(r.path.is_file() for r in table(moved).train)
+
+
+# ------------------------------------------------------------------------------------------------------ reserved ids
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("0001", "0002", "0003"), ("ann", "bob", "cyd")])
+@pytest.mark.parametrize(("junk", "distractor"), [("-1", "0"), ("-1.0", "0.0"), ("-01", "0000"), ("-1", "-0")])
+def test_reserved_ids_are_the_same_in_folders_and_tables_beside_numbers_and_names(tmp_path, names, junk, distractor):
+    lines = ["path,pid"]
+    for name in (*names, junk, distractor):
+        for camera in (1, 2):
+            miniatures.picture(tmp_path / name / f"c{camera}.png")
+            lines.append(f"{name}/c{camera}.png,{name}")
+    (tmp_path / "people.csv").write_text("\n".join(lines))
+    for split in (folders(tmp_path), table(tmp_path / "people.csv")):
+        assert {r.pid for r in split.train + split.query} == {1, 2, 3}
+        found = {r.path.parent.name: r.pid for r in split.gallery if r.pid <= 0}
+        assert found == {junk: -1, distractor: 0}
+
+
+def test_numbers_are_the_same_with_and_without_a_decimal_point(tmp_path):
+    path = miniatures.table(tmp_path)
+    expected = table(path)
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    for ending in (".0", ".", ".000"):
+        rows = [f"{file},{pid}{ending},{camera},{part}" for file, pid, camera, part in lines[1:]]
+        path.write_text("\n".join([",".join(lines[0]), *rows]))
+        assert table(path) == expected
+    rows = [f"{file};{pid},0;{camera};{part}" for file, pid, camera, part in lines[1:]]  # a spreadsheet in German
+    path.write_text("\n".join([";".join(lines[0]), *rows]))
+    assert table(path) == expected
+
+
+def test_cameras_are_the_same_with_and_without_a_decimal_point(tmp_path):
+    (tmp_path / "a.csv").write_text("path,pid,camid,split\na,1,1.0,query\nb,1,1,gallery\nc,1,2.0,gallery\n")
+    split = table(tmp_path / "a.csv")
+    assert [r.camid for r in split.query + split.gallery] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["-2", "1.5", "NaN", "None", "<NA>", "1e+05", "-inf", "9" * 20])
+def test_a_number_that_is_no_pid_is_refused_in_a_folder_too(tmp_path, name):
+    miniatures.picture(miniatures.folders(tmp_path) / name / "c1.png")
+    said = sentence(folders, tmp_path)
+    assert said.startswith(f"{tmp_path / name / 'c1.png'}: {name!r} is no pid; write a name or a whole number from 1")
+
+
+def test_names_that_look_a_little_like_numbers_are_names(tmp_path):
+    names = ["12e4", "00f1", "1_2", "2024-05", "v1.0", "7a"]
+    lines = [f"{name}-{c}.png,{name},{c},query" for name in names for c in (1, 2)]
+    (tmp_path / "a.csv").write_text("\n".join(["path,pid,camid,split", *lines]))
+    assert {r.path.name[:-6]: r.pid for r in table(tmp_path / "a.csv").query} == {
+        name: place for place, name in enumerate(sorted(names), 1)
+    }
+
+
+# --------------------------------------------------------------------------------------------- files of other systems
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_table_in_an_encoding_that_it_states(tmp_path, encoding):
+    text = "path,pid,camid,split\n张三.png,张三,1,query\nb.png,张三,2,gallery\n"
+    (tmp_path / "people.csv").write_text(text, encoding=encoding)
+    assert rows(table(tmp_path / "people.csv").query) == [("张三.png", 1, 0)]
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16-le", "utf-16-be", "latin-1"])
+def test_another_encoding_is_told_with_its_file_and_remedy(tmp_path, encoding):
+    name = "Müller" if encoding == "latin-1" else "张三"
+    (tmp_path / "people.csv").write_text(f"path,pid\na.png,{name}\n", encoding=encoding)
+    said = sentence(table, tmp_path / "people.csv")
+    assert said.startswith(f"{tmp_path / 'people.csv'} is not text in utf-8")
+    assert said.endswith("; save it as UTF-8 ('CSV UTF-8' in a spreadsheet).")
+
+
+def test_a_marked_file_that_is_cut_in_a_letter_is_told(tmp_path):
+    (tmp_path / "people.csv").write_bytes("path,pid\na.png,1".encode("utf-16")[:-1])
+    assert "people.csv is not text in utf-16 (byte" in sentence(table, tmp_path / "people.csv")
+
+
+def test_paths_as_windows_writes_them(tmp_path):
+    path = miniatures.table(tmp_path)
+    expected = table(path)
+    path.write_text(path.read_text().replace("images/", "images\\"))
+    assert table(path) == expected
+    miniatures.picture(tmp_path / "odd\\name.png")  # a name on other systems
+    path.write_text("path,pid,split\nodd\\name.png,1,query\n")
+    assert table(path).query[0].path == tmp_path / "odd\\name.png"
+
+
+def test_what_one_may_not_read_is_named(tmp_path, monkeypatch):
+    path = miniatures.table(tmp_path)
+
+    def forbidden(self, *_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    assert sentence(table, path) == f"{path} cannot be read (Permission denied); give yourself the right to read it."
+    assert sentence(folders, tmp_path).startswith(f"{tmp_path} cannot be read (Permission denied);")
+
+
+def test_folders_of_the_system_are_no_identities(tmp_path):
+    expected = folders(miniatures.folders(tmp_path))
+    for name in ("__MACOSX", ".thumbnails"):
+        miniatures.picture(tmp_path / name / "c1.png")
+    assert folders(tmp_path) == expected
+
+
+def test_every_kind_of_image_is_read(tmp_path):
+    for pid in "123":
+        for i, kind in enumerate(("webp", "tif", "gif", "JPG")):
+            miniatures.picture(tmp_path / pid / f"c{1 + i % 2}_{i}.{kind}")
+    assert sum(map(len, folders(tmp_path).parts.values())) == 12

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reidkit.data.layouts import image_names, market1501, read_folder
-from reidkit.data.records import Record, Split
+from reidkit.data.records import Record, Split, number_pids, whole_number
 
 FILES = {
     "bounding_box_train": ["0007_c2s1_000151_01.jpg", "0002_c1s1_000451_03.jpg", "0002_c3s2_000001_00.JPG"],
@@ -90,6 +90,7 @@ def test_suffixes_count_in_any_case_and_hidden_files_do_not():
         "c.png",
         "d.bmp",
     ]
+    assert image_names(["a.webp", "b.TIFF", "Thumbs.db", "a.pdf", "a.mp4"]) == ["a.webp", "b.TIFF"]
 
 
 def sentence(root) -> str:
@@ -135,3 +136,31 @@ def test_cameras_count_from_one_on_disk(tmp_path):
 def test_junk_is_refused_outside_the_gallery(tmp_path, part):
     said = sentence(build(tmp_path, FILES | {part: FILES[part] + ["-1_c1s1_000000_00.jpg"]}))
     assert "-1_c1s1_000000_00.jpg is junk" in said
+
+
+@pytest.mark.parametrize("part", ["bounding_box_train", "query"])
+def test_distractors_are_refused_outside_the_gallery(tmp_path, part):
+    """One rule for all readers: pid 0 is nobody whom one could learn."""
+    said = sentence(build(tmp_path, FILES | {part: FILES[part] + ["0000_c1s1_000000_00.jpg"]}))
+    assert said == (
+        f"{tmp_path / part / '0000_c1s1_000000_00.jpg'} is a distractor (pid 0); distractors belong in "
+        f"{tmp_path / 'bounding_box_test'} only."
+    )
+
+
+def test_a_negative_number_that_is_not_junk_is_refused(tmp_path):
+    said = sentence(build(tmp_path, FILES | {"query": ["-2_c1s1_000000_00.jpg"]}))
+    assert said.startswith(f"{tmp_path / 'query' / '-2_c1s1_000000_00.jpg'}: '-2' is no pid;")
+
+
+def test_whole_numbers_are_told_from_other_texts():
+    texts = {"7": 7, "0007": 7, "7.0": 7, "7,0": 7, "-1": -1, "\N{MINUS SIGN}1": -1, " 7 ": 7, "+7": 7, "7.": 7}
+    assert {text: whole_number(text) for text in texts} == texts
+    assert [whole_number(text) for text in ("", "7.5", "1e3", "7a", "nan", "--1", "1_0")] == [None] * 7
+
+
+def test_pids_beside_names_are_numbered_in_order():
+    texts = dict.fromkeys(["10", "9.0", "bob", "0", "-1.0", "ann"], "here")
+    assert number_pids(texts) == {"0": 0, "-1.0": -1, "10": 1, "9.0": 2, "ann": 3, "bob": 4}
+    assert number_pids(dict.fromkeys(["10", "9.0", "0"], "here")) == {"10": 10, "9.0": 9, "0": 0}
+    assert number_pids(dict.fromkeys(["v1.0", "7.0", "7"], "here")) == {"7": 1, "7.0": 1, "v1.0": 2}

@@ -194,6 +194,13 @@ def test_first_batches(generator):
     assert torch.equal(loss.table, torch.zeros(50, 4))  # what cancels has no direction
 
 
+def test_without_unlabelled_images_the_value_is_zero_however_large_the_others_are():
+    large = torch.full((3, 2), 6e4, dtype=torch.float16, requires_grad=True)  # their sum is infinite
+    for loss in (feature_space_regularization(large, large[:0]), feature_space_regularization(large[:0], large)):
+        assert loss.item() == 0
+        assert torch.equal(torch.autograd.grad(loss, large)[0], torch.zeros_like(large))
+
+
 def test_wrong_values_are_refused():
     loss, x = inspect.unwrap(feature_space_regularization), torch.eye(2)
     with pytest.raises(ValueError, match="not 'rows'"):

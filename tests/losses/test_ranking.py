@@ -217,6 +217,28 @@ def test_tiny_and_huge_embeddings_are_normalised_like_others(loss, length, gener
 
 
 @BOTH
+@pytest.mark.parametrize("length", [1e-30, 1e-15, 1e-9, 1e9, 1e20, 1e36])
+def test_in_float32_too_any_scale_will_do_and_each_row_may_have_its_own(loss, length, generator):
+    """Squares of such rows are infinite or nothing; a power of 2 takes no bit away."""
+    x, pids = draw("uneven", generator)
+    x = x.detach().float().requires_grad_()
+    expected = loss(x, pids)
+    gradient = torch.autograd.grad(expected, x)[0]
+    rows = torch.arange(len(x))[:, None] % 2 == 0
+    for factor in (torch.tensor(length), torch.where(rows, length, 1.0)):
+        factor = torch.exp2(factor.log2().round())
+        value = loss(factor * x, pids)
+        assert torch.equal(value, expected)
+        torch.testing.assert_close(torch.autograd.grad(value, x)[0], gradient, rtol=1e-6, atol=0)
+
+
+@BOTH
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_is_not_finite_is_not_hidden(loss, wrong):
+    assert loss(torch.tensor([[wrong, 1.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])).isnan()
+
+
+@BOTH
 def test_under_autocast_it_is_computed_in_float32(loss, generator):
     x, pids = draw("PK", generator)
     x = x.detach().float().requires_grad_()

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,27 @@ def test_huge_logits_stay_finite(name, generator):
     assert loss.isfinite() and x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("nothing", [-1e5, -torch.inf])
+def test_an_identity_without_probability_outside_of_the_cluster_costs_nothing(nothing):
+    """Two identities share the generated image in equal parts, and the third has no part: ln 2."""
+    x = torch.tensor([[0.0, 0.0, nothing], [0.0, 0.0, nothing]], requires_grad=True)
+    generated, clusters = torch.tensor([True, False]), torch.tensor([0, 5])
+    membership = torch.tensor([[True, True, False]])
+    loss = sparse_label_smoothing_loss(x, torch.tensor([-1, 1]), generated, clusters, membership)
+    torch.testing.assert_close(loss.item(), math.log(2))
+    gradient = torch.autograd.grad(loss, x)[0]
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, 0.0, 0.0], [0.25, -0.25, 0.0]]))
+
+
+@EACH
+def test_what_another_kind_of_image_would_cost_does_not_matter(name):
+    """Generated, the first image would cost infinity."""
+    x = torch.tensor([[0.0, 0.0, 0.0, -torch.inf, -torch.inf], [0.0, 0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    loss = LOSSES[name](x, torch.tensor([1, -1]), torch.tensor([False, True]), torch.tensor([9, 0]))
+    torch.testing.assert_close(loss.item(), (math.log(3) + math.log(5)) / 2)
+    assert torch.autograd.grad(loss, x)[0].isfinite().all()
+
+
 def test_a_single_identity_costs_nothing():
     sure = torch.zeros(2, 1, requires_grad=True)
     zeros, generated = torch.zeros(2, dtype=torch.int64), torch.tensor([False, True])
@@ -211,7 +233,7 @@ def test_shapes_must_fit():
     loss = functools.partial(inspect.unwrap(sparse_label_smoothing_loss), torch.zeros(3, 5), three, three == 0)
     with pytest.raises(ValueError, match=r"and clusters \(n,\) with n at least 1, not \(3, 5\) and \(2,\)"):
         loss(two, MEMBERSHIP)
-    with pytest.raises(ValueError, match="membership has 4 identities, logits have 5"):
+    with pytest.raises(ValueError, match=r"and membership \(k, c\) with .* the same c, not \(3, 5\) and \(4, 4\)"):
         loss(three, MEMBERSHIP[:, :4])
 
 
@@ -224,11 +246,14 @@ def test_membership_counts_images():
         cluster_membership(pids, clusters, min_images=3)
 
 
-@pytest.mark.parametrize(("pids", "clusters"), [([0, 1], [0]), ([], []), ([0, -1], [0, 0]), ([0, 1], [0, -1])])
+@pytest.mark.parametrize(("pids", "clusters"), [([0, -1], [0, 0]), ([0, 1], [0, -1])])
 def test_membership_wants_a_pair_for_each_image(pids, clusters):
     pids, clusters = (torch.tensor(x, dtype=torch.int64) for x in (pids, clusters))
     with pytest.raises(ValueError, match="one pair for each training image"):
-        inspect.unwrap(cluster_membership)(pids, clusters)
+        cluster_membership(pids, clusters)
+    for n in (0, 1):
+        with pytest.raises(ValueError, match=rf"clusters \(n,\) with n at least 1, not \({n},\) and \({2 * n},\)"):
+            inspect.unwrap(cluster_membership)(pids[:n], torch.zeros(2 * n, dtype=torch.int64))
 
 
 def test_membership_needs_an_image():

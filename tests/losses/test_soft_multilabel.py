@@ -220,6 +220,28 @@ def test_without_two_images_of_a_camera_nothing_is_asked_and_nothing_moves(gener
         loss.initialise(x.detach(), alone)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_cameras_that_do_not_count_may_hold_anything(reduction, generator):
+    """Before there are centres nothing is compared with them; an image alone in its camera may have log 0."""
+    loss, x = CrossCameraConsistency(3, reduction=reduction), torch.randn(4, 3, generator=generator, requires_grad=True)
+    alone = torch.arange(4)
+    loss.update(x, alone)
+    value = loss(x, alone)
+    assert value.item() == 0 and torch.equal(torch.autograd.grad(value, x)[0], torch.zeros(4, 3))
+    loss.initialise(x.detach() + 1, torch.tensor([0, 0, 1, 1]))
+    camids = torch.tensor([0, 0, 0, 5])
+    expected, gradient = loss(x[:3], camids[:3]), torch.zeros(4, 3)
+    gradient[:3] = torch.autograd.grad(expected, x)[0][:3]
+    holed = torch.cat([x.detach()[:3], torch.full((1, 3), -torch.inf)]).requires_grad_()
+    for one in (x, holed):
+        value = loss(one, camids)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(torch.autograd.grad(value, one)[0], gradient)
+    centres = [loss.mean.clone(), loss.std.clone()]
+    loss.update(holed, camids)
+    assert loss.mean.isfinite().all() and loss.std.isfinite().all() and not torch.equal(loss.mean, centres[0])
+
+
 def test_equal_images_of_a_camera_have_a_finite_gradient(generator):
     loss, x = CrossCameraConsistency(3), torch.ones(4, 3, requires_grad=True)
     loss.initialise(torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1]))

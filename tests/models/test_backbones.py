@@ -1,5 +1,6 @@
 """Backbones against the released networks' parameter counts, names, blocks; and files of weights, good and bad."""
 
+import argparse
 import math
 import pickle
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_a_classifier_that_the_module_has_is_loaded(tmp_path, capsys):
     assert module["classifier"].weight.sum() == 6 and capsys.readouterr().out == ""
 
 
-def test_one_wrong_tensor_refuses_the_file_and_lists_all(tmp_path, net, weights):
+def test_one_wrong_tensor_refuses_the_file_and_names_three(tmp_path, net, weights):
     del weights["layer1.conv1.weight"], weights["bn1.bias"]
     weights["conv1.weight"] = torch.zeros(4, 3, 7, 7)
     weights["extra"] = torch.zeros(1)
@@ -222,7 +223,7 @@ def test_one_wrong_tensor_refuses_the_file_and_lists_all(tmp_path, net, weights)
     with pytest.raises(ValueError, match="does not fit SmallResNet and was not loaded") as caught:
         load_weights(net, write(tmp_path / "w.safetensors", weights))
     said = str(caught.value)
-    assert "2 missing: bn1.bias, layer1.conv1.weight" in said and "1 unknown: extra" in said
+    assert "2 missing: bn1.bias and 1 more; 1 unknown: extra; 1 of" in said
     assert "1 of another shape: conv1.weight (4, 3, 7, 7) for (4, 3, 5, 5)" in said
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
@@ -260,6 +261,154 @@ def test_a_file_without_named_tensors_is_refused(tmp_path, net, content):
 def test_a_missing_file_is_named(tmp_path, net):
     with pytest.raises(ValueError, match=r"w\.pth does not exist"):
         load_weights(net, tmp_path / "w.pth")
+
+
+def moved(weights, prefix):
+    return {prefix + name: tensor for name, tensor in weights.items()}
+
+
+def head(prefix, dim=32, people=5, layer="classifier"):
+    """What other projects put behind a backbone: a batch normalisation and a classifier."""
+    neck = {
+        f"{prefix}bottleneck.{name}": torch.zeros(dim) for name in ("weight", "bias", "running_mean", "running_var")
+    }
+    return neck | {f"{prefix}{layer}.weight": torch.zeros(people, dim)}
+
+
+def optimizer_of(weights):
+    return {
+        "state": {0: {"exp_avg": torch.zeros(2)}},
+        "param_groups": [{"lr": 0.1, "params": list(range(len(weights)))}],
+    }
+
+
+def released(weights):
+    """Miniatures of the files that other projects release, and what is said of each."""
+    rows = {"fc.weight": torch.zeros(5, 32), "fc.bias": torch.zeros(5)}
+    beside = {"epoch": 60, "optimizer": optimizer_of(weights), "scheduler": {"last_epoch": 60, "milestones": [20, 40]}}
+    rank1 = {"rank1": np.float64(0.9), "mAP": np.float32(0.8), "best": np.int64(3), "flag": np.bool_(True)}
+    classifier = {"module.classifier.weight": torch.zeros(5, 32), "module.classifier.bias": torch.zeros(5)}
+    return {
+        "torchvision": (weights | rows, "fc.weight, fc.bias not used (rows of a classifier)"),
+        "torchreid": (
+            {"state_dict": moved(weights, "module.") | classifier, **beside, **rank1},
+            "the weights under 'state_dict'; names without 'module.'; "
+            "classifier.weight, classifier.bias not used (rows of a classifier)",
+        ),
+        "fastreid": (
+            {"model": moved(weights, "backbone.") | head("heads.", layer="cls_layer")
+             | {"pixel_mean": torch.zeros(1, 3, 1, 1), "pixel_std": torch.ones(1, 3, 1, 1)}, **beside},
+            "the weights under 'model'; names without 'backbone.'; "
+            "heads.bottleneck.weight, heads.bottleneck.bias, heads.bottleneck.running_mean and 4 more not used",
+        ),
+        "strong baseline": (
+            moved(weights, "base.") | head(""),
+            "names without 'base.'; bottleneck.weight, bottleneck.bias, bottleneck.running_mean and 2 more not used",
+        ),
+        "MAR": (
+            moved(weights | {"fc.weight": torch.zeros(7, 32)}, "module."),
+            "names without 'module.'; fc.weight not used (rows of a classifier)",
+        ),
+        "two prefixes": (moved(weights, "module.backbone."), "names without 'module.backbone.'"),
+        "an unknown wrapper": ({"weights_of_ours": weights, "epoch": 3}, "the weights under 'weights_of_ours'"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "project", ["torchvision", "torchreid", "fastreid", "strong baseline", "MAR", "two prefixes", "an unknown wrapper"]
+)
+def test_weights_of_other_projects_are_understood_and_that_is_said_once(
+    tmp_path, net, weights, capsys, project, zipped
+):
+    content, said = released(weights)[project]
+    torch.save(content, tmp_path / "w.pth.tar", _use_new_zipfile_serialization=zipped)
+    load_weights(net, tmp_path / "w.pth.tar")
+    assert all(torch.equal(tensor, weights[key].to(tensor.dtype)) for key, tensor in net.state_dict().items())
+    load_weights(net, tmp_path / "w.pth.tar")
+    assert capsys.readouterr().out == f"w.pth.tar: {said}\n"
+
+
+def test_agents_of_mar_are_the_last_layer_of_a_module_that_calls_it_otherwise(tmp_path, net, weights, capsys):
+    network = nn.ModuleDict({**dict(net.named_children()), "classifier": nn.Linear(32, 7, bias=False)})
+    agents = torch.rand(7, 32)
+    write(tmp_path / "w.pth", moved(weights | {"fc.weight": agents}, "module."))
+    load_weights(network, tmp_path / "w.pth")
+    assert torch.equal(network["classifier"].weight, agents)
+    assert capsys.readouterr().out == "w.pth: names without 'module.'; fc.weight taken as classifier.weight\n"
+
+
+def test_names_that_fit_are_taken_as_they_are(tmp_path, capsys):
+    """Parts called as others call their prefixes, with a second set of the same names one level below."""
+    module = nn.ModuleDict({"module": nn.Linear(2, 2), "fc": nn.Linear(2, 2), "weights": nn.ModuleDict()})
+    module["weights"].update({"module": nn.Linear(2, 2), "fc": nn.Linear(2, 2)})
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    copy = nn.ModuleDict({"module": nn.Linear(2, 2), "fc": nn.Linear(2, 2), "weights": nn.ModuleDict()})
+    copy["weights"].update({"module": nn.Linear(2, 2), "fc": nn.Linear(2, 2)})
+    load_weights(copy, write(tmp_path / "w.safetensors", module.state_dict()))
+    torch.testing.assert_close(dict(copy.state_dict()), dict(module.state_dict()), rtol=0, atol=0)
+    parallel = nn.DataParallel(nn.Linear(2, 2))
+    load_weights(nn.DataParallel(nn.Linear(2, 2)), write(tmp_path / "w.pth", parallel.state_dict()))
+    assert capsys.readouterr().out == ""
+
+
+def test_weights_that_are_there_twice_are_not_guessed(tmp_path, net, weights):
+    both = moved(weights, "student.") | moved(weights, "teacher.")
+    with pytest.raises(ValueError, match=r"holds these weights in several places \(student\., teacher\.\); save one"):
+        load_weights(net, write(tmp_path / "w.pth", both))
+    with pytest.raises(ValueError, match=r"several sets of them \(mine, yours\); save one\."):
+        load_weights(net, write(tmp_path / "w.pth", {"mine": weights, "yours": weights}))
+
+
+def test_a_file_that_fits_nowhere_is_refused_in_a_short_sentence(tmp_path, net, weights):
+    with torch.device("meta"):
+        other = BACKBONES["resnet50"]().state_dict()
+    other = {f"base.{name}": torch.zeros(1) for name in other}
+    with pytest.raises(ValueError, match=r"\d+ missing: .* more; \d+ unknown: .* and \d+ more") as caught:
+        load_weights(net, write(tmp_path / "w.pth", other))
+    assert len(str(caught.value)) - len(str(tmp_path)) < 300
+    del weights["conv1.weight"]
+    with pytest.raises(ValueError, match=r"\(1 missing: conv1\.weight, names taken without 'base\.'\)"):
+        load_weights(net, write(tmp_path / "w.pth", moved(weights, "base.")))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, net, weights, value):
+    weights["layer2.bn1.running_var"][1] = value
+    before = net.conv1.weight.clone()
+    with pytest.raises(ValueError, match=r"holds NaN or infinity in layer2\.bn1\.running_var and was not loaded"):
+        load_weights(net, write(tmp_path / "w.pth", {"state_dict": weights}))
+    assert torch.equal(net.conv1.weight, before)
+
+
+def test_why_a_file_cannot_be_read_is_said(tmp_path, net, weights):
+    path = tmp_path / "w.pth"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=r"it is text that begins with 'version https://git-lfs\.'; download"):
+        load_weights(net, path)
+    torch.save({"state_dict": weights, "args": argparse.Namespace(lr=0.1)}, path)
+    with pytest.raises(ValueError, match=r"it holds argparse\.Namespace, .*nothing was run; save its state_dict alone"):
+        load_weights(net, path)
+    torch.save(weights, path)
+    for length in (0, 3, 100, path.stat().st_size // 2, path.stat().st_size - 30):
+        (tmp_path / "cut.pth").write_bytes(path.read_bytes()[:length])
+        with pytest.raises(ValueError, match="not a readable file of weights: it is damaged, cut short") as caught:
+            load_weights(net, tmp_path / "cut.pth")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("array", [np.zeros(2), np.array([Malice()], dtype=object), np.str_("a")])
+def test_of_numpy_no_more_than_numbers_may_stand_beside_the_tensors(tmp_path, net, weights, array, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": weights, "other": array}, tmp_path / "w.pth")
+    if isinstance(array, np.str_):  # a scalar too; it is not read
+        load_weights(net, tmp_path / "w.pth")
+    else:
+        with pytest.raises(ValueError, match="not a readable file of weights: it holds numpy"):
+            load_weights(net, tmp_path / "w.pth")
+    assert not (tmp_path / "owned").exists()
+    assert not any("numpy" in str(known) for known in torch.serialization.get_safe_globals())
 
 
 def test_every_backbone_is_listed_by_its_name():

@@ -14,7 +14,8 @@ def images():
 
 
 def reid(neck="bn"):
-    return ReID(small_resnet(width=4), NECKS[neck](32, 5))
+    backbone = small_resnet(width=4)
+    return ReID(backbone, NECKS[neck](backbone.dim, 5))
 
 
 def test_the_neck_equals_its_formula():
@@ -101,11 +102,11 @@ def test_at_test_time_an_embedding_does_not_depend_on_its_batch(images):
 
 
 def test_weights_are_laid_out_channels_last():
-    net = ReID(small_resnet(width=8), BNNeck(64, 5))
+    net = reid()
     assert net.backbone.layer2.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("neck", NECKS)
-def test_wrong_settings_are_refused(neck):
+@pytest.mark.parametrize("head", NECKS.values())
+def test_a_head_for_nobody_is_refused(head):
     with pytest.raises(ValueError, match="num_pids is the number of training identities, at least 1, not 0"):
-        NECKS[neck](32, 0)
+        head(8, 0)

@@ -179,6 +179,33 @@ def test_what_a_run_does_not_know_is_refused(arguments, sentence, archive):
         run(**{"variant": "default", "preset": "quick", "data_root": str(archive), "progress": False} | FEW | arguments)
 
 
+def test_weights_that_do_not_fit_are_refused_before_data_are_loaded(archive, monkeypatch, tmp_path):
+    monkeypatch.setattr(baseline, "load_data", lambda *_, **__: pytest.fail("data are loaded"))
+    (tmp_path / "text.pth").write_text("no weights")
+    for weights in (tmp_path / "text.pth", "reference"):
+        with pytest.raises(ValueError, match=r"text\.pth|reference\.safetensors"):
+            few("default", archive, weights=str(weights), backbone="resnet34")
+
+
+def test_to_look_at_weights_draws_nothing():
+    before = torch.get_rng_state()
+    supervised.check_weights(Parameters(weights="reference", last_relu=False))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_folder_that_may_not_be_written_to_is_named_before_anything_is_done(archive, tmp_path):
+    (tmp_path / "file").write_text("")
+    for checkpoint in (tmp_path / "file" / "run", tmp_path / "file" / "deep" / "run"):
+        with pytest.raises(ValueError, match=f"the state of the run goes to {checkpoint.parent}, and .*file is a file"):
+            few("default", archive, checkpoint=checkpoint)
+
+
+def test_a_batch_of_one_image_has_no_statistics(archive):
+    with pytest.raises(ValueError, match="batches of one image"):
+        few("default", archive, p=1, k=1)
+    assert Parameters(p=1, k=1, neck="none").p == 1
+
+
 def test_the_released_recipe_runs_dry(archive):
     """The preset market1501 as it is, but for the length of an epoch, the number of them, and a thin network."""
     few_of_it = {"epochs": 1, "steps_per_epoch": 2, "p": 3, "height": 64, "width": 32}

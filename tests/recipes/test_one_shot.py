@@ -395,6 +395,7 @@ def test_a_seed_decides_everything(archive):
         ({"labels": "next"}, "labels must be one of joint, nearest, true"),
         ({"enlarging_factor": 20.0}, "enlarging_factor must be above 0 and at most 1, not 20"),
         ({"batch_size": 99}, "5 images do not fill a batch of 99"),
+        ({"seed": 4_000_001}, "seed must be at least 0 and at most 4000000, not 4000001"),
     ],
 )
 def test_what_a_run_does_not_know_is_refused(arguments, sentence, archive):

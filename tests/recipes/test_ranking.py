@@ -164,6 +164,7 @@ def test_the_presets_of_the_archives_are_the_released_settings():
 
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"classify": False, "ranking": "none"}, "nothing to learn from"),
+    ({"ranking": "ranked_list", "margin": 1.3}, "margin must be from 0 to alpha, .* not 1.3 and 1.2"),
     ({"ranking": "lim"}, "ranking must be one of .* the nearest is lin"),
     ({"ranked": "logits"}, "ranked must be one of embedding, feature"),
     ({"domains": "away"}, "domains must be one of home, there, back"),

@@ -431,9 +431,8 @@ def test_what_a_run_does_not_know_is_refused(archives, changes, sentence):
 
 def test_without_weights_there_is_nothing_to_take_agents_from(archives):
     for way in ("file", "means"):
-        params = params_of(archives, stage_one=way, weights="")
-        with pytest.raises(ValueError, match="weights is empty"):
-            stage_one(params, everybody(params, progress=False), progress=False)
+        with pytest.raises(ValueError, match=f'weights is empty, and stage_one is "{way}"'):
+            params_of(archives, stage_one=way, weights="")
 
 
 def test_the_schedule_drops_where_the_released_one_does():

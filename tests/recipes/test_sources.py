@@ -45,6 +45,17 @@ def test_a_drawn_city_is_read_by_the_protocol_of_its_archive(cities, dataset):
     assert not {record.pid for record in split.query} & {record.pid for record in split.train}
 
 
+def test_a_city_is_not_begun_where_it_cannot_be_written(tmp_path):
+    (tmp_path / "cities").write_text("")
+    with pytest.raises(ValueError, match=r"the city duke-quick-3 is not rendered yet; it goes to .*cities is a file"):
+        open_split("duke", data_root=tmp_path, preset="quick", city_seed=3)
+
+
+def test_an_unknown_knob_is_named_with_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match=r"knob must be one of camera_colour, .* not 'ligth'; the nearest is light"):
+        open_split("market", data_root=tmp_path, preset="quick", knobs="ligth=2")
+
+
 def test_the_reference_weights_have_a_name():
     assert find_weights("reference") == runs.PACKAGE / "weights" / "reference.safetensors"
     assert find_weights("/elsewhere/w.pth").as_posix() == "/elsewhere/w.pth"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import nn
 
 import miniatures
 from reidkit import cli, files, parameters, runs
@@ -67,6 +70,14 @@ def printed(path: Path) -> list[str]:
          "small_resnet, not 'resnet5'; the nearest is resnet50."),
         (["02", "-p", "last_relu", "1"], "last_relu must be of type bool, not '1'."),
         (["02", "-p", "preset", "tiny"], "preset is chosen by --preset, which sets all its parameters."),
+        (["02", "-p", "precision", "fp16"],
+         "precision must be one of auto, bf16, fp32, not 'fp16'; the nearest is bf16."),
+        (["02", "-p", "knobs", "light"], "knobs are written as light=2,occluders=0, not 'light'."),
+        (["02", "-p", "knobs", "ligth=2"],
+         "knob must be one of camera_colour, light, view, occluders, companions, box, resolution, blur, look_alikes, "
+         "not 'ligth'; the nearest is light."),
+        (["02", "-p", "p", "1", "-p", "k", "1"],
+         "p and k make batches of one image, which have no statistics; set one of them to 2, or neck to \"none\"."),
         (["02", "-p", "data_root", "a"], "data_root is {here}/a, which is no folder; make it, or leave data_root out."),
         (["02", "-p", "weights", "a"], "{here}/a does not exist; give a .safetensors, .pth or .pt file of weights."),
         (
@@ -85,6 +96,81 @@ def test_what_is_wrong_is_said_in_one_sentence_before_anything_starts(arguments,
     assert not (project / "runs").exists()
 
 
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("number", "changes", "sentence"),
+    [
+        ("02", {"weights": "text.safetensors"}, "text.safetensors"),
+        ("02", {"weights": "text.pth"}, "text.pth"),
+        ("02", {"weights": "linear.pth"}, "linear.pth .*missing"),
+        ("02", {"weights": "reference", "backbone": "resnet34"}, "reference.safetensors .*missing"),
+        ("06", {"weights": "text.pth"}, "text.pth"),
+        ("01", {"weights": "text.pth"}, "text.pth"),
+        ("01", {"weights": "linear.pth"}, "linear.pth .*missing"),
+        ("06", {"weights": ""}, 'weights is empty, and stage_one is "means"'),
+        ("06", {"source_dataset": "msmt17"}, "MSMT17_V1 does not exist"),
+        ("06", {"margin": 0}, "margin must be above 0 and at most 4, not 0"),
+        ("05", {"seed": 5_000_000}, "seed must be at least 0 and at most"),
+        ("04", {"crop_height": 80}, "a window of 80x32 does not fit 72x36 pixels"),
+        ("03", {"ranking": "ranked_list", "margin": 1.5}, "margin must be from 0 to alpha, .* not 1.5 and 1.2"),
+        ("03", {"ranking": "none", "classify": "false"}, "nothing to learn from"),
+        ("02", {"data_root": "file"}, "data_root is .*/file, which is no folder"),
+        ("02", {"data_root": "."}, "the city market-quick-0 is not rendered yet; it goes to .*/cities is a file"),
+    ],
+)
+def test_what_a_run_would_fail_for_is_said_before_a_kernel_starts(number, changes, sentence, dry, project, monkeypatch):
+    name = f"{number}_{runs.NOTEBOOKS[number]}"
+    write(project, "1", name=name)
+    for text in ("text.pth", "text.safetensors", "file", "cities"):
+        Path(text).write_text("no weights")
+    torch.save(nn.Linear(2, 2).state_dict(), "linear.pth")
+    monkeypatch.setattr(notebook, "execute", None)
+    arguments = [word for item in changes.items() for word in ("-p", *map(str, item))] + ["--dry-run"] * dry
+    done = CliRunner().invoke(cli.main, ["run", number, *arguments])
+    assert done.exit_code == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert re.search(sentence, done.stderr) and not (project / "runs").exists()
+
+
+def test_weights_that_fit_are_let_in_without_a_word(project, monkeypatch):
+    monkeypatch.setattr(notebook, "execute", None)
+    write(project, "1", name="01_retrieval")
+    for number in ("01", "02"):
+        done = CliRunner().invoke(cli.main, ["run", number, "-p", "weights", "reference", "--dry-run"])
+        assert done.exit_code == 0 and done.output.count("\n") == 1, done.output
+
+
+@pytest.mark.parametrize("place", ["runs", "out", "data"])
+def test_a_folder_that_may_not_be_written_to_is_said_before_a_kernel_starts(place, project, monkeypatch):
+    """Where the notebook goes, by default or as named, and where a city will be rendered."""
+    (project / "elsewhere" / "out").mkdir()
+    closed = {"runs": project, "out": project / "elsewhere" / "out", "data": project / "data"}[place]
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and access(path, mode))
+    monkeypatch.setattr(notebook, "execute", None)
+    out = ["--out", "out"] * (place == "out")
+    done = CliRunner().invoke(cli.main, ["run", "02", *out, "--dry-run"])
+    assert done.exit_code == 1
+    assert re.fullmatch(
+        f"Error: the .* goes to .*, and {closed} may not be written to; choose another folder.\n", done.stderr
+    )
+    if place == "data":  # what is rendered already is only read
+        files.write_json(project / "data" / "cities" / "market-quick-0" / "manifest.json", {})
+        assert CliRunner().invoke(cli.main, ["run", "02", "--dry-run"]).exit_code == 0
+
+
+def test_one_archive_will_do_where_no_row_asks_for_another(project, monkeypatch):
+    """03 wants the other archive for the rows of Table VI alone."""
+    monkeypatch.setattr(notebook, "execute", None)
+    write(project, "1", name="03_ranking")
+    miniatures.market1501(project / "archives" / "market1501")
+    call = ["run", "03", "--preset", "market1501", "-p", "data_root", str(project / "archives"), "--dry-run"]
+    done = CliRunner().invoke(cli.main, call)
+    assert done.exit_code == 0, done.output
+    for way in ("there", "back"):
+        done = CliRunner().invoke(cli.main, [*call, "-p", "domains", way])
+        assert done.exit_code == 1 and "DukeMTMC-reID does not exist" in done.stderr
+
+
 def test_a_notebook_is_needed(project):
     shutil.rmtree(project / "notebooks")
     with pytest.raises(ValueError, match=r"there are no notebooks in .*from a checkout"):
@@ -93,9 +179,15 @@ def test_a_notebook_is_needed(project):
 
 def test_parameters_are_read_by_their_type(project):
     (project / "elsewhere" / "archives").mkdir()
-    changes = {"seed": "3", "lr": "3e-4", "last_relu": "false", "knobs": "7", "data_root": "archives"}
+    changes = {"seed": "3", "lr": "3e-4", "last_relu": "false", "knobs": "light=7", "data_root": "archives"}
     plan = notebook.plan("02_baseline", changes=list(changes.items()))
-    wanted = {"seed": 3, "lr": 3e-4, "last_relu": False, "knobs": "7", "data_root": f"{project}/elsewhere/archives"}
+    wanted = {
+        "seed": 3,
+        "lr": 3e-4,
+        "last_relu": False,
+        "knobs": "light=7",
+        "data_root": f"{project}/elsewhere/archives",
+    }
     assert plan.changes == wanted and plan.params == recipe("02").Parameters(**wanted)
     assert notebook.plan("02", changes=[("lr", "1")]).params.lr == 1.0
     tiny = notebook.plan("02", "tiny", changes=[("lr", "1")])
