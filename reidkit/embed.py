@@ -7,9 +7,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reidkit.blocks import row_blocks
+from reidkit.blocks import Array, row_blocks, same_width, stored_rows
 from reidkit.data.images import Images, normalise
-from reidkit.distances import squared_euclidean
+from reidkit.distances import nearest
 from reidkit.models.precision import network_precision
 from reidkit.progress import track
 
@@ -71,20 +71,22 @@ def embed(
 
 @torch.no_grad()
 def search(
-    query: Embeddings | Float[Tensor, "n_q d"], gallery: Embeddings | Float[Tensor, "n_g d"], *, top_k: int = 10
+    query: Embeddings | Float[Array, "n_q d"], gallery: Embeddings | Float[Array, "n_g d"], *, top_k: int = 10
 ) -> tuple[Int[Tensor, "n_q k"], Float[Tensor, "n_q k"]]:
     """The `top_k` gallery images nearest to each query, the nearest first; equals stay in the order of the gallery.
 
+    The order is that of float64 distances, wherever the embeddings lie; equal images have equal distances.
+
     Args:
-        query: embeddings, or just their rows.
-        gallery: embeddings, or just their rows; memory is bounded, however many.
+        query: embeddings, or just their rows, tensor or NumPy array.
+        gallery: embeddings, or just their rows; memory is bounded, however many, and a mapped file is not copied.
         top_k: how many, 1 to the size of the gallery.
 
     Returns:
-        Indices into the gallery and Euclidean distances (0 to 2 for unit rows).
+        Indices into the gallery and Euclidean distances (0 to 2 for unit rows), on the device of `gallery`.
 
     Raises:
-        ValueError: `top_k` is out of range.
+        ValueError: `top_k` is out of range, shapes do not fit, or an embedding is not finite.
 
     >>> gallery = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     >>> indices, distances = search(torch.tensor([[1.0, 0.0]]), gallery, top_k=2)
@@ -92,25 +94,13 @@ def search(
     [[1, 0]]
     """
     query, gallery = (side.x if isinstance(side, Embeddings) else side for side in (query, gallery))
+    query, gallery = stored_rows(query, "query"), stored_rows(gallery, "gallery")
+    same_width(query, gallery, ("query", "gallery"))
     if not 1 <= top_k <= len(gallery):
         raise ValueError(f"top_k must be 1 to {len(gallery)}, the size of the gallery, not {top_k}.")
-    blocks = row_blocks(len(query), row_bytes=8 * len(gallery))
-    parts = [_nearest(squared_euclidean(query[rows], gallery), top_k) for rows in blocks]
-    indices, squared = (torch.cat(column) for column in zip(*parts, strict=True))
-    return indices, squared.sqrt()
-
-
-def _nearest(dist: Float[Tensor, "n_q n_g"], top_k: int) -> tuple[Int[Tensor, "n_q k"], Float[Tensor, "n_q k"]]:
-    """The first columns of a stable sort of each row, without sorting the row."""
-    values, indices = dist.topk(top_k, largest=False)
-    indices = indices.sort(dim=1).values
-    values, order = dist.gather(1, indices).sort(dim=1, stable=True)
-    indices = indices.gather(1, order)
-    # where equals stand on both sides of the cut, topk may have taken any of them: sort those rows in full
-    torn = (dist <= values[:, -1:]).sum(1) > top_k
-    if torn.any():
-        values[torn], indices[torn] = (part[:, :top_k] for part in dist[torn].sort(dim=1, stable=True))
-    return indices, values
+    indices, squared = nearest(query.to(gallery.device), gallery, top_k)
+    dtype = torch.promote_types(torch.promote_types(query.dtype, gallery.dtype), torch.float32)
+    return indices, squared.sqrt().to(dtype)
 
 
 def colour_histogram(images: Images, *, stripes: int = 6, bins: tuple[int, int, int] = (8, 4, 4)) -> Embeddings:

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from reidkit.blocks import Array, embedding_rows, nonzero, product, row_blocks, same_precision
-from reidkit.distances import k_nearest, min_max, squared_norms
+from reidkit.blocks import Array, embedding_rows, labels, nonzero, product, row_blocks, same_precision, same_width
+from reidkit.distances import first_equal, frame, k_nearest, min_max, nearest, squared_norms
 
 CACHE_BYTES = 2**22  # what stays in a processor core's cache
 
@@ -69,9 +69,8 @@ def one_shot_split(
     >>> one_shot_split(torch.tensor([7, 7, 5, 7]), torch.tensor([1, 0, 3, 1]))
     (tensor([2, 1]), tensor([0, 3]))
     """
-    pids, camids = (np.asarray(a.cpu() if isinstance(a, Tensor) else a) for a in (pids, camids))
-    if pids.ndim != 1 or pids.shape != camids.shape or not len(pids):
-        raise ValueError(f"pids and camids must be two equally long rows, not {pids.shape} and {camids.shape}.")
+    pids = labels(pids, "pids")
+    camids = labels(camids, "camids", len(pids))
     draw, labelled = random.Random(seed), []
     for pid in np.unique(pids):
         images = np.flatnonzero(pids == pid)
@@ -108,7 +107,7 @@ def nearest_labels(
     Estimate(pids=tensor([9, 7]), confidence=tensor([-0.2500, -0.2500]))
     """
     unlabelled, labelled, norms, _ = _embeddings(unlabelled, labelled)
-    pids = _pids(labelled_pids, len(labelled)).to(labelled.device)
+    pids = torch.from_numpy(labels(labelled_pids, "labelled_pids", len(labelled))).to(labelled.device)
     centre = labelled.mean(0)  # subtracting it changes no distance but reduces rounding errors
     y = labelled - centre
     half = squared_norms(y) / 2
@@ -148,7 +147,7 @@ def joint_distance(
     A group G is an image and its K - 1 nearest among the unlabelled ones; N shifts and scales a matrix to [0, 1]. An
     outlier alone thus decides less. As $\lVert a - b \rVert^2 = \lVert a \rVert^2 + \lVert b \rVert^2 - 2 a^\top b$,
     the mean over pairs needs only the mean embedding of each group and its mean squared norm. There is no n_u x n_u
-    matrix.
+    matrix. Equal labelled images have equal distances, and far from the origin the mean is subtracted first.
 
     Args:
         unlabelled: (n_u, d) embeddings, tensor or NumPy array; the work is done on their device.
@@ -177,16 +176,23 @@ def joint_distance(
     if class_dist not in ("pairs", "centroid"):
         raise ValueError(f'class_dist must be "pairs" or "centroid", not {class_dist!r}.')
     x, labelled, norms_u, norms_l = _embeddings(unlabelled, labelled)
+    where, _ = frame(x, labelled, names=("unlabelled", "labelled"))
+    if not where.plain:
+        x, labelled = (where.put(side, side.dtype) for side in (x, labelled))
+        norms_u, norms_l = squared_norms(x), squared_norms(labelled)
     others = k - k_includes_self
     if k < 1 or others >= len(x) or not 0 <= mu <= 1:
         most = len(x) - 1 + k_includes_self
         raise ValueError(f"k must be from 1 to {most} with n_u = {len(x)}, and mu from 0 to 1, not {k} and {mu}.")
     dist = _squared(x, labelled, norms_u, norms_l)
-    labelled_groups = _labelled_groups(x, labelled, dist, norms_l, others, label_class_pool)
+    labelled_groups = _labelled_groups(x, labelled, others, label_class_pool)
     groups = k_nearest(x, 1 + others).index if others else torch.arange(len(x), device=x.device)[:, None]
     between = _group_distances(x, norms_u, groups, labelled_groups, jd_squared, class_dist)
     if not jd_squared:
         dist.sqrt_()
+    first = first_equal(labelled)
+    if (first != torch.arange(len(first), device=first.device)).any():
+        dist, between = dist[:, first], between[:, first]
     return min_max(dist).mul_(mu).add_(min_max(between), alpha=1 - mu)  # [joint]
 
 
@@ -220,7 +226,7 @@ def joint_labels(
     >>> joint_labels(x, y, torch.tensor([7, 9]), k=2).pids
     tensor([7, 7, 9])
     """
-    pids = _pids(labelled_pids, len(labelled))
+    pids = torch.from_numpy(labels(labelled_pids, "labelled_pids", len(embedding_rows(labelled, "labelled"))))
     least, nearest = joint_distance(unlabelled, labelled, k=k, mu=mu, **switches).min(1)
     return Estimate(pids.to(nearest.device)[nearest], -least)  # [joint-label]
 
@@ -243,6 +249,8 @@ def select_confident(confidence: Float[Tensor, " n_u"], n: int) -> Bool[Tensor, 
     >>> select_confident(torch.tensor([-0.5, -0.1, -0.5]), 2)
     tensor([ True,  True, False])
     """
+    if confidence.ndim != 1:
+        raise ValueError(f"confidence must be of shape (n_u,), one for each image, not {tuple(confidence.shape)}.")
     if not 0 <= n <= len(confidence):
         raise ValueError(f"n must be from 0 to the number of images, {len(confidence)}, not {n}.")
     if confidence.isnan().any():
@@ -331,6 +339,12 @@ def label_quality(pids: Int[Tensor, " n_u"], true_pids: Int[Tensor, " n_u"], sel
     >>> label_quality(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 4]), torch.tensor([True, False, True, False]))
     Quality(accuracy=0.75, precision=0.5, recall=0.25, f_score=0.3333333333333333)
     """
+    pids = torch.from_numpy(labels(pids, "pids"))
+    true_pids = torch.from_numpy(labels(true_pids, "true_pids", len(pids)))
+    if selected.shape != pids.shape or selected.dtype != torch.bool:
+        found = f"{tuple(selected.shape)} {selected.dtype}"
+        raise ValueError(f"selected must be ({len(pids)},) of True and False, one for each image, not {found}.")
+    selected = selected.cpu()
     right = pids == true_pids
     n, n_selected, both = len(right), int(selected.sum()), int((right & selected).sum())
     return Quality(
@@ -341,21 +355,13 @@ def label_quality(pids: Int[Tensor, " n_u"], true_pids: Int[Tensor, " n_u"], sel
 def _embeddings(unlabelled: Array, labelled: Array) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Both as rows of one dtype on one device, and their squared norms, which are finite."""
     x, y = embedding_rows(unlabelled, "unlabelled"), embedding_rows(labelled, "labelled")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"unlabelled has {x.shape[1]} numbers per row and labelled {y.shape[1]}; they must agree.")
+    same_width(x, y, ("unlabelled", "labelled"))
     x, y = same_precision(x, y.to(x.device))
     norms = squared_norms(x), squared_norms(y)
     for name, values in zip(("unlabelled", "labelled"), norms, strict=True):
         if not values.isfinite().all():
             raise ValueError(f"{name} holds NaN, infinity or numbers too large to square; embeddings must be finite.")
     return x, y, *norms
-
-
-def _pids(pids: Array, n: int) -> Tensor:
-    """The identities of the n labelled images, int64."""
-    if pids.shape != (n,):
-        raise ValueError(f"labelled_pids must be ({n},), one for each labelled image, not {tuple(pids.shape)}.")
-    return (torch.from_numpy(np.array(pids)) if isinstance(pids, np.ndarray) else pids).long()
 
 
 def _distances_of_pairs(x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
@@ -373,12 +379,18 @@ def _squared(x: Tensor, y: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
     return dist.mul_(-2).add_(norms_x[:, None]).add_(norms_y).clamp_(min=0)
 
 
-def _labelled_groups(x: Tensor, labelled: Tensor, dist: Tensor, norms_l: Tensor, others: int, pool: str) -> Tensor:
+def _labelled_groups(x: Tensor, labelled: Tensor, others: int, pool: str) -> Tensor:
     """Embeddings (n_l, 1 + others, d) of each labelled image and its nearest others."""
-    if pool == "L+U":
-        among = _squared(labelled, labelled, norms_l, norms_l).fill_diagonal_(torch.inf)
-        x, dist = torch.cat([x, labelled]), torch.cat([dist, among])
-    near = dist.topk(others, dim=0, largest=False).indices.T
+    if not others:
+        return labelled[:, None]
+    if pool == "U":
+        near = nearest(labelled, x, others)[0]
+    else:  # among all but itself
+        x = torch.cat([x, labelled])
+        near = nearest(labelled, x, others + 1)[0]
+        mine = near == torch.arange(len(x) - len(labelled), len(x), device=x.device)[:, None]
+        mine[:, -1] |= ~mine.any(1)
+        near = near[~mine].view(len(labelled), others)
     return torch.cat([labelled[:, None], x[near]], dim=1)
 
 

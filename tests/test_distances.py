@@ -1,9 +1,25 @@
 """Pairwise distances against loops, their gradients, and the tiles of half a matrix."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from reidkit.distances import cosine, euclidean, min_max, squared_euclidean, triangle_tiles
+from near_ties import near_ties
+from reidkit import blocks, distances
+from reidkit.distances import (
+    Nearness,
+    cosine,
+    euclidean,
+    first_equal,
+    frame,
+    k_nearest,
+    min_max,
+    nearest,
+    squared_euclidean,
+    triangle_tiles,
+)
 
 
 def loop(x, y, distance):
@@ -69,3 +85,55 @@ def test_triangle_tiles_are_half_of_the_matrix(size, generator):
     upper = torch.arange(8)[:, None] // size <= torch.arange(8) // size
     torch.testing.assert_close(whole[upper], expected[upper], atol=1e-5, rtol=0)
     assert whole[~upper].isnan().all()
+
+
+def of_float64(x, y):
+    return torch.stack([(row.double() - y.double()).square().sum(1) for row in x])
+
+
+@given(sides=near_ties(), k=st.integers(1, 12), tile=st.sampled_from([500, 2**23]), pairs=st.sampled_from([3, 2**18]))
+def test_nearest_is_a_stable_sort_in_float64(sides, k, tile, pairs):
+    query, gallery = map(torch.from_numpy, sides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(distances.TILE_BYTES, "cpu", tile)
+        patch.setattr(distances, "PAIRS", pairs)
+        index, squared = nearest(query, gallery, min(k, len(gallery)))
+    exact = of_float64(query, gallery).sort(dim=1, stable=True)
+    assert torch.equal(index, exact.indices[:, :k])
+    torch.testing.assert_close(squared, exact.values[:, :k], rtol=1e-12, atol=0)
+
+
+@given(
+    sides=near_ties(longest=1e9), k=st.integers(1, 12), tile=st.sampled_from([4, 1024]), spare=st.sampled_from([0, 8])
+)
+def test_k_nearest_are_those_of_float64(sides, k, tile, spare):
+    x = torch.from_numpy(np.concatenate(sides)).float()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(blocks.TILE, "cpu", tile)
+        patch.setattr(distances, "SPARE", spare)
+        found = k_nearest(x, k).index
+    exact = of_float64(x, x).fill_diagonal_(-1).sort(dim=1, stable=True)
+    assert torch.equal(found, exact.indices[:, :k])
+
+
+@given(sides=near_ties())
+def test_scores_further_apart_than_the_slack_are_in_the_order_of_float64(sides):
+    query, gallery = map(torch.from_numpy, sides)
+    near = Nearness(query, gallery)
+    score = near.scores(slice(0, len(query)), near.bias.new_empty(len(query), len(gallery))).double()
+    far = of_float64(query, gallery)
+    sure = score[:, :, None] - score[:, None] > near.slack[:, None, None].double()
+    assert (far[:, :, None] < far[:, None])[sure].all()
+
+
+def test_embeddings_around_the_origin_stay_as_they_are(generator):
+    x = torch.randn(40, 8, generator=generator)
+    assert frame(x + 1, names=("x",))[0].plain
+    put = Nearness(x, x).frame.put(x, x.dtype)
+    assert put.data_ptr() == x.data_ptr()
+    assert not frame(x + 30, names=("x",))[0].plain
+
+
+def test_first_equal():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -0.0], [0.0, 1.0], [0.0, -1.0]])
+    assert first_equal(x).tolist() == [0, 1, 0, 1, 4]

@@ -264,8 +264,8 @@ def test_sizes_are_cut_exactly_and_grow_to_the_end(n, percent):
 def test_wrong_values_are_refused():
     ids, split = torch.tensor([1, 2]), inspect.unwrap(one_shot_split)
     calls = {
-        r"two equally long rows, not \(2,\) and \(3,\)": lambda: split(ids, torch.arange(3)),
-        r"two equally long rows, not \(0,\)": lambda: one_shot_split(ids[:0], ids[:0]),
+        r"camids must be of shape \(2,\), one for each image, not \(3,\)": lambda: split(ids, torch.arange(3)),
+        r"pids must be of shape \(n,\), one for each image, not \(0,\)": lambda: one_shot_split(ids[:0], ids[:0]),
         "n must be from 0 to the number of images, 1, not 2": lambda: select_confident(torch.zeros(1), 2),
         "confidence holds NaN": lambda: select_confident(torch.tensor([torch.nan]), 0),
         "at least 0, not 5 and -1": lambda: selection_size(5, -1, 0.1),
@@ -297,7 +297,7 @@ def test_wrong_embeddings_are_refused(name):
 
 def test_every_labelled_image_needs_an_identity():
     for estimate in (nearest_labels, joint_labels):
-        with pytest.raises(ValueError, match=r"labelled_pids must be \(3,\), .* not \(2,\)"):
+        with pytest.raises(ValueError, match=r"labelled_pids must be of shape \(3,\), .* not \(2,\)"):
             inspect.unwrap(estimate)(torch.rand(5, 4), torch.rand(3, 4), torch.tensor([1, 2]))
 
 
@@ -315,3 +315,43 @@ def test_every_labelled_image_needs_an_identity():
 def test_wrong_parameters_of_the_joint_distance_are_refused(sentence, options):
     with pytest.raises(ValueError, match=sentence):
         inspect.unwrap(joint_distance)(torch.rand(5, 4), torch.rand(3, 4), **options)
+
+
+@pytest.mark.parametrize("pool", ["U", "L+U"])
+def test_joint_distances_far_from_the_origin_are_those_of_float64(pool, generator):
+    x = (rows(60, 16, generator).double() + 3000).float()
+    near, far = (joint_distance(x[12:].to(t), x[:12].to(t), label_class_pool=pool) for t in (torch.double, torch.float))
+    torch.testing.assert_close(far.double(), near, atol=1e-4, rtol=0)
+    assert torch.equal(far.argmin(1), near.argmin(1))
+
+
+@given(seed=st.integers(0, 9999), d=st.sampled_from([3, 64, 300]), pool=st.sampled_from(["U", "L+U"]))
+def test_of_equal_labelled_images_the_first_one_counts(seed, d, pool):
+    generator = torch.Generator().manual_seed(seed)
+    labelled, unlabelled = rows(4, d, generator)[torch.randint(0, 4, (17,), generator=generator)], rows(9, d, generator)
+    first = [int((labelled == row).all(1).nonzero()[0]) for row in labelled]
+    for found in (
+        joint_labels(unlabelled, labelled, torch.arange(17), label_class_pool=pool),
+        nearest_labels(unlabelled, labelled, torch.arange(17)),
+    ):
+        assert all(first[pid] == pid for pid in found.pids.tolist())
+    dist = joint_distance(unlabelled, labelled, label_class_pool=pool)
+    assert torch.equal(dist, dist[:, first])
+
+
+@pytest.mark.parametrize("shape", [(1,), (4, 1)])
+def test_labels_of_another_shape_are_not_broadcast(shape):
+    right, wrong, used = torch.arange(4), torch.zeros(shape, dtype=torch.long), torch.ones(4, dtype=torch.bool)
+    x, refused = torch.eye(4), pytest.raises(ValueError, match="must be ")
+    calls = [
+        lambda: inspect.unwrap(one_shot_split)(right, wrong),
+        lambda: inspect.unwrap(nearest_labels)(x, x, wrong),
+        lambda: inspect.unwrap(joint_labels)(x, x, wrong),
+        lambda: inspect.unwrap(label_quality)(right, wrong, used),
+        lambda: inspect.unwrap(label_quality)(right, right, wrong.bool()),
+        lambda: inspect.unwrap(label_quality)(right, right, right),
+        lambda: inspect.unwrap(select_confident)(torch.zeros(4, 1), 2),
+    ]
+    for call in calls:
+        with refused:
+            call()

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from reidkit.blocks import Array, embedding_rows, nonzero, row_blocks, tile_size
+from reidkit.blocks import labels as checked_labels
 from reidkit.distances import squared_norms, triangle_tiles
 
 
@@ -79,10 +80,11 @@ def angular_spread(x: Float[Array, "n d"], labels: Int[Array, " n"]) -> Angles:
     >>> angular_spread(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0, 1]))
     Angles(within=tensor([0., 0., 0.]), between=tensor([90., 90.]))
     """
-    x, labels = embedding_rows(x, "x").cpu().double(), torch.as_tensor(labels).cpu()
+    x = embedding_rows(x, "x").cpu().double()
+    labels = torch.from_numpy(checked_labels(labels, "labels", len(x)))
     values, group = labels.unique(return_inverse=True)
-    if len(labels) != len(x) or len(values) < 2:
-        raise ValueError(f"{len(x)} rows and {len(labels)} labels of {len(values)} groups; angles need two groups.")
+    if len(values) < 2:
+        raise ValueError(f"labels holds {len(values)} group; angles need two groups.")
     unit = torch.nn.functional.normalize(x)
     mean = torch.nn.functional.normalize(unit.new_zeros(len(values), x.shape[1]).index_add(0, group, unit))
 
@@ -118,9 +120,7 @@ def silhouette(x: Float[Array, "n d"], labels: Int[Array, " n"]) -> Float[Tensor
     tensor([0.9000, 0.8889, 0.0000])
     """
     x = embedding_rows(x, "x")
-    labels = torch.as_tensor(np.array(labels) if isinstance(labels, np.ndarray) else labels, device=x.device)
-    if labels.shape != (len(x),):
-        raise ValueError(f"labels must be of shape ({len(x)},), one for each row of x, not {tuple(labels.shape)}.")
+    labels = torch.from_numpy(checked_labels(labels, "labels", len(x))).to(x.device)
     _, cluster, sizes = labels.unique(return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise ValueError(f"a silhouette needs at least 2 clusters, but labels holds {len(sizes)}.")

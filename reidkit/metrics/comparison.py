@@ -108,6 +108,8 @@ def _by_identity(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     ours, theirs, pids = (np.asarray(row, float) for row in pair)
     if not len(ours) == len(theirs) == len(pids) > 0:
         raise ValueError(f"rows of {len(ours)}, {len(theirs)} and {len(pids)} queries; a pair needs the same queries.")
+    if not ours.ndim == theirs.ndim == pids.ndim == 1:
+        raise ValueError(f"shapes {ours.shape}, {theirs.shape} and {pids.shape}; a pair is three rows of numbers.")
     _, identity = np.unique(pids, return_inverse=True)
     return np.bincount(identity, ours - theirs), np.bincount(identity)
 

@@ -27,6 +27,15 @@ class Shares(NamedTuple):
     identity: float
 
 
+def _columns(*columns: Column) -> list[np.ndarray]:
+    """As arrays, one number for each query; nothing is broadcast."""
+    arrays = [np.asarray(column) for column in columns]
+    if any(array.ndim != 1 or len(array) != len(arrays[0]) for array in arrays):
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(f"columns must be equally long rows, one number for each query, not of shapes {shapes}.")
+    return arrays
+
+
 def thirds(values: Column, groups: Column, *, reverse: bool = False) -> np.ndarray:
     """Cut values into thirds within each group: 0 for the low, 2 for the high ones, equals together.
 
@@ -38,7 +47,8 @@ def thirds(values: Column, groups: Column, *, reverse: bool = False) -> np.ndarr
     >>> thirds([5, 1, 3, 30, 20, 10], [0, 0, 0, 1, 1, 1]).tolist()
     [2, 0, 1, 2, 1, 0]
     """
-    values, groups = np.asarray(values, float) * (-1 if reverse else 1), np.asarray(groups)
+    values, groups = _columns(values, groups)
+    values = values.astype(float) * (-1 if reverse else 1)
     levels = np.zeros(len(values), int)
     for group in np.unique(groups):
         mine = values[groups == group]
@@ -65,7 +75,8 @@ def level_gap(values: Column, levels: Column, identities: Column, *, n_boot: int
     >>> level_gap([0.5, 0.7, 0.2], [0, 0, 2], [1, 2, 2], n_boot=10).difference
     -0.4
     """
-    values, levels = np.asarray(values, float), np.asarray(levels)
+    values, levels, identities = _columns(values, levels, identities)
+    values = values.astype(float)
     who = np.unique(identities, return_inverse=True)[1]
     n = who.max() + 1
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
@@ -96,7 +107,8 @@ def shares(values: Column, causes: Mapping[str, Column], identities: Column, gro
     >>> shares([1.0, 1.0, 3.0, 3.0], {"none": [0, 0, 0, 0]}, [1, 1, 2, 2], [0, 0, 0, 0])
     Shares(causes=0.0, identity=1.0)
     """
-    y, groups = np.array(values, float), np.asarray(groups)
+    y, identities, groups, *levels = _columns(values, identities, groups, *causes.values())
+    causes, y = dict(zip(causes, levels, strict=True)), y.astype(float)
     for group in np.unique(groups):
         y[groups == group] -= y[groups == group].mean()
     columns = [np.asarray(levels) == which for levels in causes.values() for which in np.unique(levels)]

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reidkit.blocks import Array, embedding_rows
+from reidkit.blocks import Array, embedding_rows, same_width
 from reidkit.distances import k_nearest
 
 # Below these a generator has collapsed. Measured on rendered cities with the reference weights: one image with noise
@@ -122,6 +122,5 @@ def _two_sets(real: Array, generated: Array) -> tuple[Tensor, Tensor]:
         if not x.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity; give finite embeddings.")
     first, second = named.values()
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"real has {first.shape[1]} numbers per row and generated {second.shape[1]}; they must agree.")
+    same_width(first, second, ("real", "generated"))
     return first.cpu().double(), second.cpu().double()

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from reidkit.blocks import Array, embedding_rows, row_blocks
-from reidkit.metrics.retrieval import Labels, Ranking, distance_rows, evaluate_distances, integer_ids, matrix_shape
+from reidkit.blocks import Array, embedding_rows, labels, row_blocks
+from reidkit.metrics.retrieval import Labels, Ranking, distance_rows, evaluate_distances, matrix_shape
 
 BLOCK_BYTES = 2**22  # a block of queries that stays in a processor's cache
 
@@ -65,22 +65,22 @@ def single_gallery_shot(
     >>> ranking.cmc[:3].tolist(), ranking.protocol
     ([0.25, 0.75, 1.0], 'single gallery shot, any camera, closed form · AP 1/place · 1/1 queries valid · gallery 6')
     """
-    labels = Labels(query_pids, query_camids, gallery_pids, gallery_camids, *matrix_shape(dist))
+    ids = Labels(query_pids, query_camids, gallery_pids, gallery_camids, *matrix_shape(dist))
     for name, count in (("n_repeats", n_repeats), ("max_rank", max_rank)):
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}.")
     n_query, n_gallery = dist.shape
-    n_pids, rng = len(np.unique(labels.gallery_pids[labels.by_pid])), np.random.default_rng(seed)
-    row_bytes = int(labels.count.max()) * (12 * n_gallery + 24 * n_pids) + 24 * n_pids * (n_repeats or 0)
+    n_pids, rng = len(np.unique(ids.gallery_pids[ids.by_pid])), np.random.default_rng(seed)
+    row_bytes = int(ids.count.max()) * (12 * n_gallery + 24 * n_pids) + 24 * n_pids * (n_repeats or 0)
     laws, valid = [np.empty((0, n_pids))], np.zeros(n_query, dtype=bool)
     for block in row_blocks(n_query, row_bytes, budget=BLOCK_BYTES):
         far = distance_rows(dist, block).cpu().double().numpy()
-        rows, ahead, total = _images_ahead(far, labels, block, other_camera_only)
+        rows, ahead, total = _images_ahead(far, ids, block, other_camera_only)
         valid[block][rows] = True
         if len(rows):
             laws.append(_draw(rows, ahead, total, n_repeats, rng) if n_repeats else _expect(rows, ahead, total))
     if not valid.any():
-        raise ValueError(labels.explain())
+        raise ValueError(ids.explain())
     law = np.concatenate(laws)
     cmc = np.minimum(law.mean(0).cumsum(), 1)[np.minimum(np.arange(max_rank), n_pids - 1)]  # [single-shot]
     ap = torch.from_numpy(law @ (1 / np.arange(1, n_pids + 1)))
@@ -115,14 +115,14 @@ def viper_cmc(
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     n_query, n_gallery = matrix_shape(dist)
-    ids = query_pids, np.zeros(n_query, dtype=int), gallery_pids, np.ones(n_gallery, dtype=int)
-    labels = Labels(*ids, n_query, n_gallery)
-    if wrong := (labels.count != 1).nonzero()[0].tolist():
+    given = query_pids, np.zeros(n_query, dtype=int), gallery_pids, np.ones(n_gallery, dtype=int)
+    ids = Labels(*given, n_query, n_gallery)
+    if wrong := (ids.count != 1).nonzero()[0].tolist():
         raise ValueError(
-            f"query image {wrong[0]} (pid {labels.query_pids[wrong[0]]}) has {labels.count[wrong[0]]} matches in the "
+            f"query image {wrong[0]} (pid {ids.query_pids[wrong[0]]}) has {ids.count[wrong[0]]} matches in the "
             "gallery; here each must have one (single_gallery_shot samples one of several)."
         )
-    return evaluate_distances(dist, *ids, max_rank=n_gallery).cmc
+    return evaluate_distances(dist, *given, max_rank=n_gallery).cmc
 
 
 @torch.no_grad()
@@ -157,9 +157,9 @@ def multi_query(
     tensor([[0.5000, 0.5000, 0.0000]])
     """
     x = embedding_rows(embeddings, "embeddings")
-    boxes = [integer_ids(pids, "pids", len(x)), integer_ids(camids, "camids", len(x))]
-    asked = [integer_ids(query_pids, "query_pids", len(query_pids))]
-    asked.append(integer_ids(query_camids, "query_camids", len(query_pids)))
+    boxes = [labels(pids, "pids", len(x)), labels(camids, "camids", len(x))]
+    asked = [labels(query_pids, "query_pids")]
+    asked.append(labels(query_camids, "query_camids", len(asked[0])))
     _, group = np.unique(np.hstack([boxes, asked]), axis=1, return_inverse=True)
     group = torch.from_numpy(group.reshape(-1)).to(x.device)
     count = torch.bincount(group[: len(x)], minlength=len(group))
@@ -197,23 +197,23 @@ def poisson_binomial(probabilities: Float[np.ndarray, "n m"]) -> Float[np.ndarra
 
 
 def _images_ahead(
-    far: Float[np.ndarray, "n_row n_gallery"], labels: Labels, block: slice, other_camera_only: bool
+    far: Float[np.ndarray, "n_row n_gallery"], ids: Labels, block: slice, other_camera_only: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each right image: the row of its query, and per identity the images before it and all that can be sampled.
 
     The query's own identity counts nothing before.
     """
-    rows, cols, junk = labels.pairs(block)
-    rows, cols, order = rows[~junk], cols[~junk], labels.by_pid
-    pids, start = np.unique(labels.gallery_pids[order], return_index=True)
+    rows, cols, junk = ids.pairs(block)
+    rows, cols, order = rows[~junk], cols[~junk], ids.by_pid
+    pids, start = np.unique(ids.gallery_pids[order], return_index=True)
     line, mine = far[:, order][rows], far[rows, cols][:, None]
     before = (line < mine) | ((line == mine) & (order < cols[:, None]))
     drawable = np.ones((len(far), len(order)), dtype=bool)
     if other_camera_only:
-        drawable = labels.gallery_camids[order] != labels.query_camids[block][:, None]
+        drawable = ids.gallery_camids[order] != ids.query_camids[block][:, None]
         before &= drawable[rows]
     ahead, total = (np.add.reduceat(mask, start, axis=1, dtype=np.int64) for mask in (before, drawable))
-    ahead[np.arange(len(rows)), pids.searchsorted(labels.query_pids[block][rows])] = 0
+    ahead[np.arange(len(rows)), pids.searchsorted(ids.query_pids[block][rows])] = 0
     return rows, ahead, total[rows]
 
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from reidkit.blocks import Array, embedding_rows, row_blocks
-from reidkit.distances import Neighbours, k_nearest, squared_norms
+from reidkit.blocks import Array, embedding_rows, row_blocks, same_width
+from reidkit.distances import Neighbours, first_equal, frame, k_nearest, squared_of_pairs
 
 
 @torch.no_grad()
@@ -35,7 +35,8 @@ def k_reciprocal_rerank(
 
     $$ d^*_{qg} = (1 - \lambda)\, d^J_{qg} + \lambda\, d_{qg} \tag{rerank} $$
 
-    Images without identity (pid -1) had better be left out of `gallery`: they would take part as neighbours.
+    Images without identity (pid -1) had better be left out of `gallery`: they would take part as neighbours. Who is
+    whose neighbour is decided as in float64, wherever the embeddings lie; equal images get equal distances.
 
     Args:
         query: (n_query, d) embeddings, tensor or NumPy array; usually unit rows.
@@ -55,21 +56,31 @@ def k_reciprocal_rerank(
     tensor([[0.0000, 0.9900, 1.0000]])
     """
     query, gallery = embedding_rows(query, "query").float(), embedding_rows(gallery, "gallery").float()
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query has {query.shape[1]} numbers per row and gallery {gallery.shape[1]}; they must agree.")
+    same_width(query, gallery, ("query", "gallery"))
     if k1 < 1 or k2 < 1 or not 0 <= lam <= 1:
         raise ValueError(f"k1 and k2 must be at least 1 and lam from 0 to 1, not k1={k1}, k2={k2}, lam={lam}.")
     n_query = len(query)
     x = torch.cat([query.to(gallery.device), gallery])
-    if not squared_norms(x).isfinite().all():
+    if not x.isfinite().all():
         raise ValueError("query or gallery holds NaN or infinity; re-ranking needs finite embeddings.")
+    where, _ = frame(x, names=("x",))
+    if where.unit != 1:  # so long or so short that squares leave the range of float32; only ratios matter
+        x.mul_(where.unit)
+    first = first_equal(x)
+    twins = torch.bincount(first, minlength=len(x))[first] > 1
     dist = x.new_empty(n_query, len(gallery))
 
     neighbours = k_nearest(x, max(k1 + 1, k2), between=dist)
     index = neighbours.index.cpu().numpy()
     small = reciprocal_sets(index, round(k1 / 2))
     sets = expand_sets(reciprocal_sets(index, k1), small)
-    weights = average_neighbours(soft_sets(sets, x, neighbours), index, k2)
+    if twins.any():  # the same sums, in the same order, for equal images
+        neighbours = neighbours._replace(farthest=neighbours.farthest[first])
+        dist = dist[:, first_equal(x[n_query:])]
+        mine, first = twins.cpu().numpy(), first.cpu().numpy()
+        near = np.sort(index[mine, :k2], axis=1)
+        index[mine, :k2] = np.take_along_axis(near, first[near].argsort(axis=1, kind="stable"), axis=1)
+    weights = average_neighbours(soft_sets(sets, x, neighbours, twins), index, k2)
     columns = weights[n_query:].tocsc()
     weights = weights[:n_query]
 
@@ -128,7 +139,9 @@ def expand_sets(sets: sparse.csr_array, small: sparse.csr_array) -> sparse.csr_a
     return union
 
 
-def soft_sets(sets: sparse.csr_array, x: Float[Tensor, "n d"], neighbours: Neighbours) -> sparse.csr_array:
+def soft_sets(
+    sets: sparse.csr_array, x: Float[Tensor, "n d"], neighbours: Neighbours, twins: Bool[Tensor, " n"] | None = None
+) -> sparse.csr_array:
     r"""Give each member of a set a weight that falls with its distance; the weights of a set sum to 1.
 
     $$ V_{ij} = \frac{e^{-d_{ij}}}{\sum_{l \in R^*(i)} e^{-d_{il}}}, \quad j \in R^*(i) \tag{soften} $$
@@ -137,6 +150,7 @@ def soft_sets(sets: sparse.csr_array, x: Float[Tensor, "n d"], neighbours: Neigh
         sets: (n, n) R*, from `expand_sets`.
         x: (n, d) embeddings.
         neighbours: from `k_nearest`, whose distances are used where they are known.
+        twins: images that have an equal one; their distances are made anew, the same for both.
 
     Returns:
         (n, n) sparse, float32, rows sum to 1.
@@ -148,6 +162,11 @@ def soft_sets(sets: sparse.csr_array, x: Float[Tensor, "n d"], neighbours: Neigh
     """
     row, col = sets.nonzero()
     squared = _distances_of_pairs(row, col, x, neighbours)
+    if twins is not None and twins.any():
+        again = twins.cpu().numpy()
+        again = (again[row] | again[col]).nonzero()[0]
+        i, j = (torch.from_numpy(np.int64(a[again])).to(x.device) for a in (row, col))
+        squared[again] = squared_of_pairs(x, i, x, j).cpu().numpy()
     weight = np.exp(-squared / _positive(neighbours.farthest).cpu().numpy()[row])
     weight /= np.bincount(row, weight, minlength=len(x))[row]  # [soften]
     return sparse.csr_array((weight.astype(np.float32), sets.indices, sets.indptr), shape=sets.shape)

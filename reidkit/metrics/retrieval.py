@@ -1,7 +1,8 @@
 r"""Single-query evaluation of a ranked gallery: CMC, mAP and mINP, exact and streaming.
 
 Only the ranks of the positives matter, so nothing is sorted in full: a block of queries is scored, and each positive's
-rank is the number of gallery images before it. Everything else follows from the ranks in closed form.
+rank is the number of gallery images before it. Everything else follows from the ranks in closed form. Images whose
+scores are so near to a positive's that rounding may have swapped them are measured again: ranks are those of float64.
 
 Notation      $r_1 < r_2 < \dots < r_n$ the 0-based ranks of a query's $n$ positives once its junk is deleted;
               precision at hit $i$ (from 0) $p_i = (i+1)/(r_i+1)$, and just before it $p'_i = i/r_i$.
@@ -16,10 +17,11 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from reidkit.blocks import Array, embedding_rows, product, row_blocks, same_precision
-from reidkit.distances import squared_norms
+from reidkit.blocks import Array, labels, row_blocks, same_width, shared_tensor, stored_rows
+from reidkit.distances import PAIRS, Nearness
 
 BLOCK_ROWS = 384  # queries at a time: more gain nothing in speed
+BINS = 1023  # in which the scores of a row are counted
 BLOCK_BYTES = 2**27  # but never more than this for one block
 AP_CONVENTIONS = ("mean", "trapezoid", "mar")
 
@@ -75,9 +77,10 @@ def evaluate(
     $$ \mathrm{INP} = \frac{n}{r_n + 1} \tag{inp} \qquad
        \mathrm{CMC}(k) = \text{share of queries with } r_1 < k \tag{cmc} $$
 
-    Embeddings are compared as they are (give unit rows for cosine). The score $q^\top g - \frac12 \lVert g \rVert^2$
-    sorts like the distance; equal scores keep the order of the gallery. Works on the device of `gallery`, in float32,
-    or in float64 if an input is.
+    Embeddings are compared as they are (give unit rows for cosine), wherever they lie. The score
+    $q^\top g - \frac12 \lVert g \rVert^2$ sorts like the distance; what rounding leaves open is decided by float64
+    distances, and equal ones keep the order of the gallery. Works on the device of `gallery`. A memory-mapped gallery
+    stays on its disk.
 
     Args:
         query: (n_query, d) embeddings, tensor or NumPy array.
@@ -106,19 +109,12 @@ def evaluate(
     >>> ranking.rank1, ranking.rank5, ranking.mAP    # the third image is junk: same camera
     (0.0, 1.0, 0.5)
     """
-    query, gallery = embedding_rows(query, "query"), embedding_rows(gallery, "gallery")
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query has {query.shape[1]} numbers per row and gallery {gallery.shape[1]}; they must agree.")
-    query, gallery = same_precision(query.to(gallery.device), gallery)
-    labels = Labels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
-    _check_finite(squared_norms(query), "query")
-    bias = _check_finite(squared_norms(gallery), "gallery").mul_(-0.5)
-    bias[labels.junk] = -torch.inf
-
-    def score(rows: slice, out: Tensor) -> None:
-        product(query[rows], gallery, out=out)
-
-    return _evaluate(score, bias, labels, ap, invalid, max_rank, protocol)
+    query, gallery = stored_rows(query, "query"), stored_rows(gallery, "gallery")
+    same_width(query, gallery, ("query", "gallery"))
+    ids = Labels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
+    near = Nearness(query.to(gallery.device), gallery)
+    near.bias[ids.junk] = -torch.inf
+    return _evaluate(near.product, near.bias, ids, ap, invalid, max_rank, protocol, near)
 
 
 @torch.no_grad()
@@ -154,18 +150,18 @@ def evaluate_distances(
     >>> ranking.cmc[:3], ranking.protocol
     (tensor([0., 1., 1.], dtype=torch.float64), 'single query · AP mean · 1/1 queries valid · gallery 2')
     """
-    labels = Labels(query_pids, query_camids, gallery_pids, gallery_camids, *matrix_shape(dist))
+    ids = Labels(query_pids, query_camids, gallery_pids, gallery_camids, *matrix_shape(dist))
     sample = distance_rows(dist, slice(0, 1))
     dtype = torch.promote_types(sample.dtype, torch.float32) if sample.is_floating_point() else torch.float64
     largest = torch.finfo(dtype).max
-    bias = torch.zeros(len(labels.gallery_pids), dtype=dtype, device=sample.device)
-    bias[labels.junk] = -torch.inf
+    bias = torch.zeros(len(ids.gallery_pids), dtype=dtype, device=sample.device)
+    bias[ids.junk] = -torch.inf
 
     def score(rows: slice, out: Tensor) -> None:
         out.copy_(distance_rows(dist, rows)).neg_()
         out.clamp_(-largest, largest)  # an infinite distance is last, but still before deleted junk
 
-    return _evaluate(score, bias, labels, ap, invalid, max_rank, protocol)
+    return _evaluate(score, bias, ids, ap, invalid, max_rank, protocol)
 
 
 def bootstrap_interval(
@@ -216,10 +212,10 @@ class Labels:
     """Pids and camids of both sides, and an index of the gallery by identity."""
 
     def __init__(self, query_pids, query_camids, gallery_pids, gallery_camids, n_query: int, n_gallery: int):
-        self.query_pids = integer_ids(query_pids, "query_pids", n_query)
-        self.query_camids = integer_ids(query_camids, "query_camids", n_query)
-        self.gallery_pids = integer_ids(gallery_pids, "gallery_pids", n_gallery)
-        self.gallery_camids = integer_ids(gallery_camids, "gallery_camids", n_gallery)
+        self.query_pids = labels(query_pids, "query_pids", n_query)
+        self.query_camids = labels(query_camids, "query_camids", n_query)
+        self.gallery_pids = labels(gallery_pids, "gallery_pids", n_gallery)
+        self.gallery_camids = labels(gallery_camids, "gallery_camids", n_gallery)
         self.junk = self.gallery_pids == -1  # neither right nor wrong for any query
         order = np.argsort(self.gallery_pids, kind="stable")
         self.by_pid = order[~self.junk[order]]
@@ -246,17 +242,19 @@ class Labels:
 
 
 def _evaluate(
-    score: Callable[[slice, Tensor], None],
+    score: Callable[[slice, Tensor], object],
     bias: Tensor,
-    labels: Labels,
+    ids: Labels,
     ap: str,
     invalid: str,
     max_rank: int,
     protocol: str,
+    near: Nearness | None = None,
 ) -> Ranking:
     """Score block after block of queries into one buffer, keep the ranks of the positives, sum them up.
 
-    `score` writes the scores of a block without `bias`, one number for each gallery image, -inf for junk.
+    `score` writes the scores of a block without `bias`, one number for each gallery image, -inf for junk. With `near`
+    scores may be in the wrong order where they differ by less than its slack.
     """
     if ap not in AP_CONVENTIONS:
         raise ValueError(f'ap must be "mean", "trapezoid" or "mar", not {ap!r}.')
@@ -264,21 +262,22 @@ def _evaluate(
         raise ValueError(f'invalid must be "skip" or "zero", not {invalid!r}.')
     if max_rank < 1:
         raise ValueError(f"max_rank must be at least 1, not {max_rank}.")
-    n_query, n_gallery = len(labels.query_pids), len(labels.gallery_pids)
-    row_bytes = bias.element_size() * n_gallery + 64 * int(labels.count.max())
+    n_query, n_gallery = len(ids.query_pids), len(ids.gallery_pids)
+    row_bytes = bias.element_size() * n_gallery + 64 * int(ids.count.max())
     buffer, found = None, []
     for block in row_blocks(n_query, row_bytes, budget=min(BLOCK_BYTES, BLOCK_ROWS * row_bytes)):
         buffer = bias.new_empty(block.stop, n_gallery) if buffer is None else buffer
         scores = buffer[: block.stop - block.start]
         score(block, scores)
-        rows, cols, junk = labels.pairs(block)
+        rows, cols, junk = ids.pairs(block)
         scores[torch.from_numpy(rows[junk]), torch.from_numpy(cols[junk])] = -torch.inf
         rows, cols = rows[~junk], cols[~junk]
+        ties = NearTies(near, block) if near else None
         count = _ranks_by_sorting if scores.device.type == "cpu" else _ranks_by_counting
-        found.append((rows + block.start, count(scores, bias, rows, cols)))
+        found.append((rows + block.start, count(scores, bias, rows, cols, ties)))
     rows, ranks = (np.concatenate(parts) for parts in zip(*found, strict=True))
     if not len(rows):
-        raise ValueError(labels.explain())
+        raise ValueError(ids.explain())
     ranking = _summarise(rows, ranks, n_query, ap, invalid, max_rank)
     zeros = " (the others count 0)" if invalid == "zero" and len(ranking.ap) < n_query else ""
     return ranking._replace(
@@ -286,37 +285,126 @@ def _evaluate(
     )
 
 
-def _ranks_by_sorting(scores: Tensor, bias: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+class NearTies:
+    """Images of a block whose scores are so near to a positive's that only exact distances tell which is before."""
+
+    def __init__(self, near: Nearness, block: slice) -> None:
+        self.near, self.block = near, block
+        self.slack = near.slack[block]
+        self.waiting: list[tuple[np.ndarray | int, np.ndarray, np.ndarray]] = []
+        self.shifts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.pairs = 0
+
+    def add(self, rows: np.ndarray | int, cols: np.ndarray, scores: np.ndarray) -> None:
+        """All images of a row, or of all rows, that are near to a positive, itself one of them; by row, then column."""
+        self.waiting.append((rows, cols, scores))
+        self.pairs += len(cols)
+        if self.pairs > PAIRS:
+            self.measure()
+
+    def measure(self) -> None:
+        """Find by how many places each of the waiting images is behind the number of better scores in its row.
+
+        Any other image of the row is on the same side of it by score and by distance.
+        """
+        if not self.waiting:
+            return
+        rows, cols, scores = zip(*self.waiting, strict=True)
+        rows = rows[0] if isinstance(rows[0], np.ndarray) else np.repeat(rows, [len(part) for part in cols])
+        cols, scores = np.concatenate(cols), np.concatenate(scores)
+        self.waiting, self.pairs = [], 0
+        device = self.near.gallery.device
+        i, j = (torch.from_numpy(a).to(device) for a in (rows + self.block.start, cols))
+        by_distance = np.lexsort((self.near.squared(i, j).cpu().numpy(), rows))  # stable: equal ones by column
+        by_score = np.lexsort((-scores, rows))
+        start = rows.searchsorted(rows)
+        place = np.empty_like(start)
+        place[by_distance] = np.arange(len(rows)) - start
+        ordered = scores[by_score]
+        fresh = np.append(True, (ordered[1:] != ordered[:-1]) | (rows[1:] != rows[:-1]))
+        better = np.empty_like(start)
+        better[by_score] = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0)) - start
+        self.shifts.append((rows, cols, place - better))
+
+    def shift(self, rows: np.ndarray, cols: np.ndarray, n_gallery: int) -> np.ndarray:
+        """What must be added to the number of better scores of each positive (row, column) to make it its rank."""
+        self.measure()
+        shift = np.zeros_like(cols)
+        if self.shifts:
+            line, at, places = (np.concatenate(parts) for parts in zip(*self.shifts, strict=True))
+            known, wanted = line * n_gallery + at, rows * n_gallery + cols
+            slot = known.searchsorted(wanted).clip(max=len(known) - 1)
+            shift = np.where(known[slot] == wanted, places[slot], 0)
+        return shift
+
+
+def _ranks_by_sorting(
+    scores: Tensor, bias: Tensor, rows: np.ndarray, cols: np.ndarray, ties: NearTies | None = None
+) -> np.ndarray:
     """Rank of each positive (row, column): the number of better scores in its row, of equal ones to its left.
 
-    Scores below the row's worst positive cannot matter; the few others are sorted, values only. The bias is added here,
-    while a row is in the processor's cache.
+    Only the positives are sorted. Scores below the row's worst positive cannot matter; each of the others looks up
+    between which positives it falls. The bias is added here, while a row is in the processor's cache.
     """
     if not len(rows):
         return np.empty_like(cols)
     table, bias = scores.numpy(), bias.numpy()
     values = table[rows, cols] + bias[cols]
-    better, not_worse = np.empty_like(cols), np.empty_like(cols)
+    slack = ties.slack.numpy()[rows] if ties else values.dtype.type(0)
+    low, high, up = values - slack, values + slack, values.dtype.type(np.inf)
+    edges = np.stack([low, np.nextafter(values, up), np.nextafter(high, up)])  # [low, high] are a positive's near-ties
+    below, n_kept = np.empty(edges.shape, cols.dtype), np.empty_like(cols)
     present, start = np.unique(rows, return_index=True)
-    worst = np.minimum.reduceat(values, start).tolist()
+    worst = np.minimum.reduceat(low, start)
     stop = [*start.tolist()[1:], len(rows)]
-    for row, low, i, j in zip(present.tolist(), worst, start.tolist(), stop, strict=True):
-        line, mine = table[row], values[i:j]
-        line += bias
-        kept = line.compress(line >= low)
-        kept.sort()
-        better[i:j] = len(kept) - kept.searchsorted(mine, "right")
-        not_worse[i:j] = len(kept) - kept.searchsorted(mine)
-    for i in (not_worse - better > 1).nonzero()[0]:
+    with np.errstate(over="ignore"):
+        for row, least, i, j in zip(present.tolist(), worst, start.tolist(), stop, strict=True):
+            line = table[row]
+            line += bias
+            at = (line >= least).nonzero()[0]
+            kept = line[at]
+            below[:, i:j], chosen = _count_below(kept, edges[:, i:j], least)
+            n_kept[i:j] = len(kept)
+            if ties and len(chosen):
+                ties.add(row, at[chosen], kept[chosen])
+    better = n_kept - below[1]
+    if ties:
+        return better + ties.shift(rows, cols, table.shape[1])
+    for i in (below[2] - below[0] > 1).nonzero()[0]:
         better[i] += np.count_nonzero(table[rows[i], : cols[i]] == values[i])
     return better
 
 
-def _ranks_by_counting(scores: Tensor, bias: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+def _count_below(kept: np.ndarray, edges: np.ndarray, least: np.floating) -> tuple[np.ndarray, np.ndarray]:
+    """How many scores are below each edge; and which ones are near-ties: from a first edge up to its third, not alone.
+
+    Scores are counted in bins; only those in a bin between a first and a third edge are compared with edges one by one.
+    """
+    ordered = np.sort(edges, axis=None)
+    half = kept.dtype.type(0.5)  # of everything: differences of distances may be larger than the largest number
+    scale = BINS / max(half * ordered[-1] - half * least, np.finfo(kept.dtype).tiny * BINS)
+    bins, cuts = (np.minimum((half * a - half * least) * scale, BINS).astype(np.intp) for a in (kept, edges))
+    starts, ends = (np.bincount(bound, minlength=BINS + 2) for bound in (cuts[0], cuts[2] + 1))
+    cut = (starts - ends).cumsum() > 0
+    count = np.bincount(bins, minlength=BINS + 2)
+    count[cut] = 0
+    close = cut[bins].nonzero()[0]
+    place, found = ordered.searchsorted(kept[close], "right"), ordered.searchsorted(edges)
+    below = count.cumsum()[cuts] + np.bincount(place, minlength=len(ordered) + 1).cumsum()[found]
+    near, shared = np.zeros(len(ordered) + 1, dtype=bool), below[2] - below[0] > 1
+    for first, last in found[::2, shared].T.tolist():
+        near[first + 1 : last + 1] = True
+    return below, close[near[place]]
+
+
+def _ranks_by_counting(
+    scores: Tensor, bias: Tensor, rows: np.ndarray, cols: np.ndarray, ties: NearTies | None = None
+) -> np.ndarray:
     """The same ranks without a loop over rows, for devices where that would be slow.
 
     Each score that is not below its row's worst positive looks up, by binary search in the row's sorted positives, how
-    many of these are before it; the running total of the answers is the rank (a positive finds itself, hence - 1).
+    many of these are before it; the running total of the answers is the rank (a positive finds itself, hence - 1). With
+    near-ties only better scores count, and whatever is near to a positive is measured.
     """
     if not len(rows):
         return np.empty_like(cols)
@@ -332,15 +420,22 @@ def _ranks_by_counting(scores: Tensor, bias: Tensor, rows: np.ndarray, cols: np.
     column = column.gather(1, order)
 
     worst = value.masked_fill(value == -torch.inf, torch.inf).amin(1, keepdim=True)
-    line, at = (scores >= worst).nonzero(as_tuple=True)
+    slack = ties.slack[:, None] if ties else 0
+    line, at = (scores >= worst - slack).nonzero(as_tuple=True)
     mine = scores[line, at]
     ahead, step = torch.zeros_like(line), width // 2
     while step:
         probe = value[line, ahead + step - 1]
-        ahead += step * ((probe > mine) | ((probe == mine) & (column[line, ahead + step - 1] < at)))
+        first = probe >= mine if ties else (probe > mine) | ((probe == mine) & (column[line, ahead + step - 1] < at))
+        ahead += step * first
         step //= 2
-    before = torch.bincount(line * width + ahead, minlength=n_rows * width).view(n_rows, width).cumsum(1) - 1
-    return before[row, place].cpu().numpy()
+    before = torch.bincount(line * width + ahead, minlength=n_rows * width).view(n_rows, width).cumsum(1)
+    if not ties:
+        return (before - 1)[row, place].cpu().numpy()
+    ahead_of = value[line, (ahead - 1).clamp(min=0)].masked_fill(ahead == 0, torch.inf)
+    near = torch.minimum(ahead_of - mine, mine - value[line, ahead]) <= ties.slack[line]
+    ties.add(*(part[near].cpu().numpy() for part in (line, at, mine)))
+    return before[row, order.argsort(1)[row, place]].cpu().numpy() + ties.shift(rows, cols, scores.shape[1])
 
 
 def _summarise(rows: np.ndarray, ranks: np.ndarray, n_query: int, ap: str, invalid: str, max_rank: int) -> Ranking:
@@ -372,46 +467,28 @@ def _ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
 
 
-def integer_ids(values: Shaped[Array, "..."], name: str, n: int) -> np.ndarray:
-    """Pids or camids as an int64 NumPy array of `n`; a ValueError names what they are if they are anything else.
-
-    >>> integer_ids(torch.tensor([7, 9], dtype=torch.uint8), "pids", 2)
-    array([7, 9])
-    """
-    values = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    if values.shape != (n,):
-        raise ValueError(f"{name} must be of shape ({n},), one for each image, not {values.shape}.")
-    if values.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers, not {values.dtype}.")
-    return values.astype(np.int64)
-
-
-def matrix_shape(dist: Shaped[Array, "..."]) -> tuple[int, int]:
-    """Numbers of queries and of gallery images of a distance matrix, which needs at least one of each.
+def matrix_shape(dist: object) -> tuple[int, int]:
+    """Numbers of queries and of gallery images of a distance matrix, which needs at least one of each, real numbers.
 
     >>> matrix_shape(np.zeros((2, 3)))
     (2, 3)
     """
+    if not isinstance(dist, Tensor | np.ndarray):
+        raise ValueError(f"dist must be a tensor or a NumPy array, not a {type(dist).__name__}; np.array makes one.")
+    if dist.is_complex() if isinstance(dist, Tensor) else dist.dtype.kind not in "iufb":
+        raise ValueError(f"dist must hold real numbers, not {dist.dtype}.")
     if dist.ndim != 2 or 0 in dist.shape:
         raise ValueError(f"dist must be (n_query, n_gallery) with at least one of each, not {tuple(dist.shape)}.")
     return tuple(dist.shape)
 
 
 def distance_rows(dist: Shaped[Array, "n m"], rows: slice) -> Shaped[Tensor, "k m"]:
-    """Some rows of a distance matrix as a tensor; a NumPy array (read-only, memory-mapped) is copied. NaN is refused.
+    """Some rows of a distance matrix, also one on a disk, as a tensor that must not be written to. NaN is refused.
 
     >>> distance_rows(np.eye(2), slice(1, 2))
     tensor([[0., 1.]], dtype=torch.float64)
     """
-    block = dist[rows] if isinstance(dist, Tensor) else torch.from_numpy(np.array(dist[rows]))
+    block = dist[rows] if isinstance(dist, Tensor) else shared_tensor(dist[rows])
     if block.isnan().any():
         raise ValueError(f"dist holds NaN between rows {rows.start} and {rows.stop - 1}; distances must be numbers.")
     return block
-
-
-def _check_finite(norms: Tensor, name: str) -> Tensor:
-    """Find NaN and infinity by the lengths of the rows, without a copy of the embeddings."""
-    bad = norms.isfinite().logical_not().nonzero()
-    if len(bad):
-        raise ValueError(f"{len(bad)} rows of {name} hold NaN or infinity, the first is row {bad[0].item()}.")
-    return norms

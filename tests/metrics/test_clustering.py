@@ -75,7 +75,7 @@ def test_silhouette_of_coinciding_rows_is_zero():
     ("labels", "sentence"),
     [
         (torch.zeros(4).int(), "a silhouette needs at least 2 clusters, but labels holds 1"),
-        (torch.arange(3), r"labels must be of shape \(4,\), one for each row of x, not \(3,\)"),
+        (torch.arange(3), r"labels must be of shape \(4,\), one for each image, not \(3,\)"),
     ],
 )
 def test_silhouette_refuses(labels, sentence):

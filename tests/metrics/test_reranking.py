@@ -188,3 +188,29 @@ def test_wrong_calls_fail_with_a_sentence(change, sentence):
     right = dict(query=torch.zeros(2, 3), gallery=torch.ones(5, 3))
     with pytest.raises(ValueError, match=sentence):
         inspect.unwrap(k_reciprocal_rerank)(**right | change)
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (3000, 1), (0, 1e-25), (0, 1e15), (0, 1e25)])
+def test_far_from_the_origin_and_in_any_unit_it_is_that_of_float64(offset, scale):
+    rng = np.random.default_rng(0)
+    people = rng.standard_normal((8, 6))[rng.integers(8, size=50)]
+    x = ((people + 0.5 * rng.standard_normal((50, 6)) + offset) * scale).astype(np.float32)
+    found = k_reciprocal_rerank(x[:10], x[10:], k1=8, k2=3)
+    np.testing.assert_allclose(found, dense(x.astype(float) / scale, 10, 8, 3, 0.3), rtol=0, atol=1e-5)
+
+
+@given(seed=st.integers(0, 9999), d=st.sampled_from([3, 64, 300]), k2=st.integers(1, 6))
+def test_equal_images_have_equal_distances(seed, d, k2):
+    rng = np.random.default_rng(seed)
+    gallery = rng.standard_normal((30, d)).astype(np.float32)
+    copies = rng.integers(1, 4, 30).repeat(2)[:30]  # one to three of each: fewer than the neighbourhoods hold
+    gallery, which = gallery.repeat(copies, 0), np.arange(30).repeat(copies)
+    shuffled = rng.permutation(len(which))
+    query = np.concatenate([gallery[:2], rng.standard_normal((3, d)).astype(np.float32)])
+    found = k_reciprocal_rerank(query, gallery[shuffled], k1=12, k2=k2).numpy()
+    expected = dense(np.concatenate([query, gallery[shuffled]]), len(query), 12, k2, 0.3)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
+    for person in range(30):
+        same = which[shuffled] == person
+        alike = np.ptp(expected[:, same], axis=1) < 1e-12  # a neighbourhood may end between two equal images
+        assert (np.ptp(found[:, same], axis=1)[alike] == 0).all()

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from near_ties import near_ties
+from reidkit import distances
+from reidkit.embed import search
 from reidkit.metrics import retrieval
 from reidkit.metrics.retrieval import bootstrap_interval, evaluate, evaluate_distances
 
@@ -364,3 +368,76 @@ def test_bootstrap_interval_refuses():
         call(np.array([0, np.nan]), two)
     with pytest.raises(ValueError, match="level must be between 0 and 1"):
         call(np.zeros(2), two, level=95)
+
+
+@pytest.mark.parametrize("ranks", ["sorting", "counting"])
+@given(sides=near_ties(), seed=st.integers(0, 9999), pairs=st.sampled_from([3, 2**18]), ap=st.sampled_from(AP))
+def test_ranks_are_those_of_a_stable_sort_of_float64_distances(ranks, sides, seed, pairs, ap):
+    rng, (query, gallery) = np.random.default_rng(seed), sides
+    labels = [rng.integers(low, high, len(side)) for side in sides for low, high in ((-(side is gallery), 4), (0, 3))]
+    dist = np.array([np.square(gallery.astype(float) - row).sum(1) for row in query.astype(float)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "PAIRS", pairs)
+        patch.setattr(retrieval, "_ranks_by_sorting", getattr(retrieval, f"_ranks_by_{ranks}"))
+        try:
+            found = evaluate(query, gallery, *labels, ap=ap)
+        except ValueError as error:
+            assert "queries have no image of the same identity" in str(error)
+            return
+    assert_same(found, reference(dist, *labels, ap, "skip", 50))
+
+
+@pytest.mark.parametrize("n", [5, 7, 9, 13, 17])
+def test_equal_gallery_images_keep_their_order_however_many(n):
+    """As the released scripts put it, the first of equals is the first of the gallery: it is right here."""
+    rng = np.random.default_rng(0)
+    row, query = (rng.normal(size=(1, 300)).astype("f") for _ in range(2))
+    gallery = np.repeat(row / np.linalg.norm(row), n, 0)
+    ranking = inspect.unwrap(evaluate)(query, gallery, [7], [0], [7] + [9] * (n - 1), [1] * n)
+    assert ranking.rank1 == 1
+
+
+@pytest.mark.parametrize("offset", [0, 100, 3000, 1e5])
+def test_far_from_the_origin_ranks_are_those_of_float64(offset):
+    rng, people = np.random.default_rng(0), np.arange(50)
+    centres = rng.normal(size=(50, 128))
+    query, gallery = ((centres + 0.5 * rng.normal(size=(50, 128)) + offset).astype("f") for _ in range(2))
+    labels = people, 0 * people, people, 0 * people + 1
+    assert_same(evaluate(query, gallery, *labels), evaluate(query.astype(float), gallery.astype(float), *labels)[:6])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_mapped_gallery_is_never_copied_whole(dtype, tmp_path, monkeypatch):
+    """No tensor or array of its size is made: it is read from its file tile by tile."""
+    query, gallery, labels = make(np.random.default_rng(0), n_gallery=2000, d=64)
+    expected = evaluate(query, gallery.astype(dtype), *labels)
+    np.save(tmp_path / "gallery.npy", gallery.astype(dtype))
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    monkeypatch.setitem(distances.TILE_BYTES, "cpu", 2**15)
+
+    class Sizes(torch.overrides.TorchFunctionMode):
+        largest = 0
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and not self._is_of_the_file(result):
+                self.largest = max(self.largest, result.untyped_storage().nbytes())
+            return result
+
+        def _is_of_the_file(self, x):
+            return mapped.ctypes.data <= x.untyped_storage().data_ptr() < mapped.ctypes.data + mapped.nbytes
+
+    tracemalloc.start()
+    try:
+        with Sizes() as sizes:
+            for n in (slice(None), slice(1, 2)):
+                ranking = evaluate(query[n], mapped, *(part[n] for part in labels[:2]), *labels[2:])
+                search(query[n], mapped, top_k=5)
+                if n == slice(None):
+                    assert_same(ranking, expected[:6])
+        arrays = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    n_scores = 4 * len(query) * len(mapped)
+    assert sizes.largest <= max(n_scores, 2**19) and n_scores < mapped.nbytes * 4
+    assert arrays < 8 * n_scores
