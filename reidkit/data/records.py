@@ -7,6 +7,7 @@ Reserved pids   Two name no identity: -1 is junk, which counts for nothing, and 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,38 @@ class Split:
         {'identities': 1, 'images': 2, 'cameras': 2, 'distractors': 0, 'junk': 1}
         """
         return {name: _count(part) for name, part in self.parts.items()}
+
+
+def hold_out(split: Split, *, every: int = 5) -> Split:
+    """Let every fifth training identity be searched for, and the others train: a split to choose settings on.
+
+    The test of the archive plays no part. As in Market-1501, a query is one image of a person and camera, the first in
+    order, where others have seen the person too; all other images of the held-out identities are the gallery.
+
+    Args:
+        split: whose training part is divided.
+        every: of the identities in order of pid, which are held out: the last of each `every`.
+
+    Raises:
+        ValueError: `every` is not from 2 to the number of training identities.
+
+    >>> names = [(pid, camid, n) for pid in (3, 8) for camid in (0, 1) for n in (0, 1)]
+    >>> seen = [Record(Path("_".join(map(str, name)) + ".jpg"), *name[:2]) for name in names]
+    >>> held = hold_out(Split("toy", Path("."), tuple(seen), (), ()), every=2)
+    >>> held.num_pids, [record.path.name for record in held.query], len(held.gallery)
+    (1, ['8_0_0.jpg', '8_1_0.jpg'], 2)
+    """
+    pids = sorted({record.pid for record in split.train})
+    if not 2 <= every <= len(pids):
+        raise ValueError(f"every must be from 2 to {len(pids)}, the number of training identities, not {every}.")
+    held = set(pids[every - 1 :: every])
+    train = tuple(record for record in split.train if record.pid not in held)
+    test = [record for record in split.train if record.pid in held]
+    first = {(record.pid, record.camid): record for record in reversed(test)}
+    cameras = Counter(pid for pid, _ in first)
+    query = {record for (pid, _), record in first.items() if cameras[pid] > 1}
+    parts = (tuple(record for record in test if (record in query) == wanted) for wanted in (True, False))
+    return Split(f"{split.name}, every {every}th training identity held out", split.root, train, *parts)
 
 
 def whole_number(text: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from reidkit import runs
 from reidkit.data.images import Images, load
 from reidkit.data.layouts import cuhk03, dukemtmc, market1501, msmt17, viper
-from reidkit.data.records import Split
+from reidkit.data.records import Split, hold_out
 from reidkit.parameters import choose
 from reidkit.recipes.driver import Parameters, check_writable
 from reidkit.world.cameras import Knobs
@@ -29,6 +29,8 @@ ARCHIVES = {  # reader, and names of its folder: the first that is there is read
     "cuhk03_np": (partial(cuhk03, protocol="new"), ("cuhk03_np", "cuhk03-np", "cuhk03_release", "cuhk03")),
     "viper": (viper, ("viper", "VIPeR")),
     "msmt17": (msmt17, ("msmt17", "MSMT17", "MSMT17_V2", "MSMT17_V1")),
+    # every fifth training identity plays the test's part: to choose settings on
+    "market1501_held_out": (lambda root: hold_out(market1501(root)), ("market1501", "Market-1501-v15.09.15")),
     # one of VIPeR's ten halves, or of CUHK03's twenty test sets
     **{f"viper_{s}": (partial(viper, split=s), ("viper", "VIPeR")) for s in range(10)},
     **{f"cuhk03_{s}": (partial(cuhk03, protocol="classic", split=s), ("cuhk03", "cuhk03_release")) for s in range(20)},

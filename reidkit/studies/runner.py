@@ -1,9 +1,13 @@
 """Studies: many runs of one recipe, several at a time, that may be killed at any moment and then go on.
 
-A run is done when its result file holds these parameters, made by this code.
+A run is done when its result file holds these parameters, made by this code. Beside its numbers a result keeps those of
+a **probe**, the same run cut down to a few steps: when the code has changed, the probe is repeated in seconds, and if
+it gives the same bits, the result is one of today's code too.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib
 import itertools
 import json
@@ -32,6 +36,9 @@ from reidkit.studies import on_ray
 ATTEMPTS = 5  # how often a run may be begun: whatever kills it from outside, it goes on where it was
 WORKER = "import sys; from reidkit.studies.runner import work; work(*sys.argv[1:])"
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# what makes a run a probe: each recipe has some of these parameters; what a variant is about stays
+SHORT = {"epochs": 2, "steps_per_epoch": 3, "stage_one_epochs": 1, "gan_epochs": 1, "gan_steps": 4, "amount": 64}
+SHORT |= {"enlarging_factor": 0.5}
 NOT_PASSED_ON = ("REIDKIT_LIVE", "REIDKIT_KEEP", "JPY_", "MPLBACKEND")  # beginnings of variables of a notebook
 
 
@@ -62,6 +69,15 @@ class Job:
         kind, variants = made_by.Parameters, made_by.VARIANTS
         known = settings(runs.NOTEBOOKS[self.notebook], kind, variants, self.variant, preset=self.preset, **changes)
         return runs.public(known.values())
+
+    @property
+    def probe(self) -> "Job":
+        """The same run cut down to a few steps; on Market-1501 it searches among held-out training identities."""
+        known = self.params
+        changes = {name: value for name, value in SHORT.items() if known.get(name)}  # 0 means: none, or all there are
+        if known["dataset"] == "market1501":
+            changes["dataset"] = "market1501_held_out"
+        return dataclasses.replace(self, changes={**self.changes, **changes})
 
     def recorded(self, folder: str | Path = "") -> runs.Result | None:
         """The result of this very run in a folder, whatever code made it; what it does not name had its default."""
@@ -286,9 +302,20 @@ def do(job: Job, folder: Path) -> None:
     """Do one run and write its result, unless that is there."""
     with files.lock(runs.ROOT / "runs" / "studies" / f".{job.name}.lock"):
         if job.state(folder) != "done":
-            run: Callable = recipe(job.notebook).run
-            result = run(job.variant, preset=job.preset, seed=job.seed, progress=False, **job.changes)
+            result = _run(job)
+            with contextlib.suppress(ValueError):  # an archive of a few people is too small to hold some of them out
+                result.provenance["probe"] = _bits(result if job.probe == job else _run(job.probe))
             runs.save_result(result, folder)
+
+
+def _run(job: Job) -> runs.Result:
+    run: Callable = recipe(job.notebook).run
+    return run(job.variant, preset=job.preset, seed=job.seed, progress=False, **job.changes)
+
+
+def _bits(result: runs.Result) -> str:
+    """Sixteen hexadecimal digits of every number of a result."""
+    return hashlib.sha256(json.dumps([result.metrics, result.per_query]).encode()).hexdigest()[:16]
 
 
 def _end_with(parent: int) -> None:
@@ -304,11 +331,12 @@ def expected(job: Job) -> dict[str, Any]:
 
 
 def verify(jobs: Sequence[Job], *, folder: str | Path = "", **options: Any) -> list[str]:
-    """Repeat one recorded run of each variant with today's code; where every number is the same, all seeds stay valid.
+    """Ask whether recorded numbers hold with today's code: those that do get its digest, and a line that says how.
 
-    Code changes that should change no number (a faster loop, a file split in two) need not cost a whole study. The
-    results that are found valid get the digest of today's code, and a line that says how that was found. A variant that
-    is found valid is stamped at once, so that a call that is killed goes on with the next.
+    Code changes that should change no number (a faster loop, a file split in two) need not cost a whole study. Of each
+    result the probe is repeated. Results without a probe are asked in full: one run of each variant, whose numbers
+    stand for all its seeds. What is found valid is stamped at once, so that a call that is killed goes on with the
+    next.
 
     Args:
         jobs: from `plan`; only those that were recorded with other code are looked at.
@@ -319,17 +347,27 @@ def verify(jobs: Sequence[Job], *, folder: str | Path = "", **options: Any) -> l
         The names of the runs that came out differently, or failed; their results are left as they are.
     """
     folder, different = Path(folder or runs.RESULTS).absolute(), []
-    stale = [job for job in jobs if job.state(folder) == "stale"]
-    samples = list({job.variant: job for job in reversed(stale)}.values())
+    stale = [(job, job.recorded(folder)) for job in jobs if job.state(folder) == "stale"]
+    whole = [(job, result) for job, result in stale if "probe" not in result.provenance]
+    asked = {job.name: (job.probe, [(job, result)]) for job, result in stale if "probe" in result.provenance}
+    for job, _ in {job.variant: (job, result) for job, result in reversed(whole)}.values():
+        asked[job.name] = job, [(other, result) for other, result in whole if other.variant == job.variant]
     with tempfile.TemporaryDirectory() as again:
-        for sample, _ in _finished(samples, Path(again), **options):
-            old, new = sample.recorded(folder), sample.recorded(again)
-            if new is None or (old.metrics, old.per_query) != (new.metrics, new.per_query):
+        for sample, _ in _finished([sample for sample, _ in asked.values()], Path(again), **options):
+            new, meant = sample.recorded(again), asked[sample.name][1]
+            if new is None or not _same(next(result for job, result in meant if job.name == sample.name), new):
                 different.append(sample.name)
                 continue
-            made = {"code": new.provenance["code"], "verified": f"{sample.name} gave the same numbers again"}
-            for job in (job for job in stale if job.variant == sample.variant):
-                result = job.recorded(folder)
+            what = sample.name if sample in jobs else f"the probe of {sample.name}"
+            made = {"code": new.provenance["code"], "verified": f"{what} gave the same numbers again"}
+            for job, result in meant:
                 stamped = {"params": job.params, "provenance": result.provenance | made}
                 runs.save_result(dataclasses.replace(result, **stamped), folder)
     return different
+
+
+def _same(old: runs.Result, new: runs.Result) -> bool:
+    """Whether a repeated probe, or a repeated run, has the numbers that were recorded."""
+    if "probe" in old.provenance:
+        return old.provenance["probe"] == new.provenance["probe"]
+    return (old.metrics, old.per_query) == (new.metrics, new.per_query)

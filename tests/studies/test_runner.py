@@ -12,7 +12,7 @@ import pytest
 import miniatures
 from reidkit import claims, runs
 from reidkit.studies import runner
-from reidkit.studies.runner import Job, expand, plan, recipe, run_study, verify
+from reidkit.studies.runner import SHORT, Job, expand, plan, recipe, run_study, verify
 
 FEW = {"dataset": "market1501", "epochs": 1, "steps_per_epoch": 1, "p": 2, "k": 2, "height": 32, "width": 16}
 NUMBERS = ("02", "03", "04", "05", "06")
@@ -96,6 +96,8 @@ def test_a_parameter_that_came_later_had_its_default_before(tmp_path):
 
 
 def test_a_study_runs_what_is_missing_and_verify_stamps_what_came_out_the_same(tmp_path, changes, capsys):
+    miniatures.people_in_colours(tmp_path / "six" / "market1501", 6, shots=2)  # one of them is held out by a probe
+    changes = changes | {"data_root": str(tmp_path / "six")}
     jobs, results = plan("02", "quick", variants=["softmax", "default"], seeds=[0], changes=changes), tmp_path / "r"
     assert run_study(jobs, workers=2, folder=results) == []
     assert {path.name for path in results.iterdir()} == {f"{job.name}.json" for job in jobs}
@@ -104,16 +106,42 @@ def test_a_study_runs_what_is_missing_and_verify_stamps_what_came_out_the_same(t
     assert run_study(jobs, workers=2, folder=results) == []
     assert {path.name: path.stat().st_mtime_ns for path in results.iterdir()} == before
     assert "2 of 2 runs are done" in capsys.readouterr().out
-    # the results become those of older code, and one of them wrong
-    for job in jobs:
-        (result,) = runs.load_results("02", "quick", job.variant, folder=results)
-        wrong = {"mAP": 0.0} if job.variant == "default" else {}
-        older = {"metrics": result.metrics | wrong, "provenance": result.provenance | {"code": "older"}}
-        runs.save_result(dataclasses.replace(result, **older), results)
+    # the results become those of older code, and the probe of one of them another
+    make_older(jobs, results, {"default": {"probe": "0" * 16}})
     assert run_study(jobs, keep=True, folder=results) == [] and jobs[0].state(results) == "stale"
     assert verify(jobs, workers=2, folder=results) == [jobs[1].name]
     assert [job.state(results) for job in jobs] == ["done", "stale"]
-    assert jobs[0].recorded(results).provenance["verified"] == f"{jobs[0].name} gave the same numbers again"
+    verified = jobs[0].recorded(results).provenance["verified"]
+    assert verified == f"the probe of {jobs[0].name} gave the same numbers again"
+
+
+def test_results_without_a_probe_are_verified_by_a_whole_run_of_each_variant(tmp_path, changes):
+    jobs = plan("02", "quick", variants=["softmax", "default"], seeds=[0, 1], changes=changes)
+    assert run_study(jobs, workers=2, folder=tmp_path) == []
+    make_older(jobs, tmp_path, {}, without=("probe",))
+    (result,) = (result for result in runs.load_results("02", "quick", "default", folder=tmp_path) if not result.seed)
+    runs.save_result(dataclasses.replace(result, metrics=result.metrics | {"mAP": 0.0}), tmp_path)
+    assert verify(jobs, workers=2, folder=tmp_path) == ["02.quick.default.0"]
+    assert [job.state(tmp_path) for job in jobs] == ["done", "stale", "done", "stale"]
+    assert jobs[2].recorded(tmp_path).provenance["verified"] == "02.quick.softmax.0 gave the same numbers again"
+
+
+def make_older(jobs, folder, changes, *, without=()):
+    for job in jobs:
+        result = job.recorded(folder)
+        made = {name: value for name, value in result.provenance.items() if name not in without}
+        made |= {"code": "older"} | changes.get(job.variant, {})
+        runs.save_result(dataclasses.replace(result, provenance=made), folder)
+
+
+@pytest.mark.parametrize("number", ["02", "03", "04", "05", "06"])
+def test_a_probe_is_its_run_cut_down_and_is_its_own_probe(number):
+    for preset in ("quick", "tiny"):
+        for job in plan(number, preset, seeds=[1]):
+            kept = {name for name, value in job.probe.params.items() if value != job.params[name]}
+            assert kept <= SHORT.keys() and job.probe.probe == job.probe and job.probe.name == job.name
+    jobs = plan("03", "market_cpu", variants=["default"], seeds=[0])
+    assert jobs[0].probe.params["dataset"] == "market1501_held_out"
 
 
 def test_a_run_that_fails_is_named_with_its_reason_and_does_not_stop_the_others(tmp_path, changes):
