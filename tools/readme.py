@@ -129,11 +129,10 @@ def decided(notebook: str, preset: str, *, ours: bool) -> list[dict[str, str]]:
         if bool(effect.source) == ours or int(row["seeds"]) < FEWEST:
             continue
         in_map = effect.measure == "mAP"  # as are all differences in the table where nothing else is said
-        printed = tables.printed_difference(notebook, effect.variant, effect.against) if in_map else None
         recorded = f"{row['points']} ({row['95 % interval']})" + f" of {effect.measure}" * (not in_map)
         place = f"{notebook}, {effect.source.removeprefix('the paper, ')}" if effect.source else notebook
         cells = {"where": place, "claim": effect.claim}
-        cells |= {} if ours else {"printed": "–" if printed is None else f"{printed:+.1f}"}
+        cells |= {} if ours else {"printed": row["paper"]}
         rows.append(cells | {"recorded": recorded, "seeds": row["seeds"], "verdict": row["verdict"]})
     return rows
 

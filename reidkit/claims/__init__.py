@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+PRINTED = ("mAP", "rank1")  # what the numbers of a row of `table_of_variants` are
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -23,6 +24,11 @@ class Effect(NamedTuple):
         source: who says so; empty where it is only our question.
         measure: the metric that the claim is about.
         direction: 1 where the claim is that `variant` has more of it, -1 where it has less.
+        printed: the difference that the paper prints, in points of the measure; None where it prints none, or where it
+            is the difference of two rows of `table_of_variants`.
+        control: a variant that lacks what the claim is about and has all else that `variant` has; empty where there is
+            none.
+        untestable: why no run of ours can decide it; empty where one can.
     """
 
     claim: str
@@ -31,6 +37,9 @@ class Effect(NamedTuple):
     source: str = ""
     measure: str = "mAP"
     direction: int = 1
+    printed: float | None = None
+    control: str = ""
+    untestable: str = ""
 
 
 def effects(number: str) -> list[Effect]:
@@ -40,6 +49,20 @@ def effects(number: str) -> list[Effect]:
     'Lin helps softmax'
     """
     return [Effect(**row) for row in _read(number).get("effects", ())]
+
+
+def points_in_print(number: str, effect: Effect, *, city: str = "market") -> float | None:
+    """The difference that the paper prints for an effect, in points of its measure; None where it prints none.
+
+    >>> round(points_in_print("03", effects("03")[0]), 1)
+    2.8
+    """
+    if effect.printed is not None or effect.measure not in PRINTED:
+        return effect.printed
+    rows = printed(number).get("table_of_variants", {})
+    ours, theirs = (rows.get(name, {}).get(city) for name in (effect.variant, effect.against))
+    place = PRINTED.index(effect.measure)
+    return ours[place] - theirs[place] if ours and theirs else None
 
 
 def groups(number: str, variants: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -50,18 +50,42 @@ KNOBS = {  # of the world: a value that is easier than the default, and one that
     "resolution": (0.5, 2),
     "look_alikes": (0, 0.9),
 }
+RUNGS = (  # each adds one thing to the rung before
+    ("softmax", "softmax", {"neck": "none", "label_smoothing": 0.0, "erase": 0.0}),
+    ("neck", "+ BN neck", {"label_smoothing": 0.0, "erase": 0.0}),
+    ("smoothing", "+ label smoothing", {"erase": 0.0}),
+    ("default", "+ random erasing (default)", {}),
+)
+# Luo et al.'s ladder, in the order of their table: softmax and triplet, then one trick more on each rung
+LUO = {"triplet_weight": 1.0, "neck": "none", "last_stride": 2, "label_smoothing": 0.0, "erase": 0.0, "warmup": 0.0}
+LUO_RUNGS = {
+    "luo_standard": ("softmax + triplet, no tricks", ()),
+    "luo_warmup": ("+ warm-up", ("warmup",)),
+    "luo_erasing": ("+ random erasing", ("warmup", "erase")),
+    "luo_smoothing": ("+ label smoothing", ("warmup", "erase", "label_smoothing")),
+    "luo_stride": ("+ last stride 1", ("warmup", "erase", "label_smoothing", "last_stride")),  # the next is "triplet"
+}
+LENGTHS = (1, 3, 7, 30)  # epochs beside the preset's, for what a trick gives in short and in long trainings
 VARIANTS = {
-    # a ladder: each rung adds one thing to the rung before
-    "softmax": Variant("softmax", {"neck": "none", "label_smoothing": 0.0, "erase": 0.0}),
-    "neck": Variant("+ BN neck", {"label_smoothing": 0.0, "erase": 0.0}),
-    "smoothing": Variant("+ label smoothing", {"erase": 0.0}),
-    "default": Variant("+ random erasing (default)", {}),
+    # a ladder
+    **{name: Variant(title, changes) for name, title, changes in RUNGS},
+    # Luo et al.'s own
+    **{
+        name: Variant(title, {knob: value for knob, value in LUO.items() if knob not in tricks})
+        for name, (title, tricks) in LUO_RUNGS.items()
+    },
     # and what changes one thing in the default
     "triplet": Variant("default + triplet", {"triplet_weight": 1.0}),
     "last_stride_2": Variant("default, last stride 2", {"last_stride": 2}),
     "plain_batches": Variant("default, plain batches", {"sampler": "plain"}),
     "reference": Variant("default, from the reference weights", {"weights": "reference"}),
     "untrained": Variant("default, not trained", {"epochs": 0}),
+    # the ladder again in shorter and longer trainings
+    **{
+        f"{name}_epochs_{epochs}": Variant(f"{title}, {epochs} epochs", changes | {"epochs": epochs})
+        for name, title, changes in RUNGS
+        for epochs in LENGTHS
+    },
     # one knob of the world turned to either side
     **{
         f"{knob}_{way}": Variant(f"{knob} = {value}", {"knobs": f"{knob}={value}"})

@@ -32,6 +32,7 @@ class Parameters(driver.Parameters):
     epochs: int = parameter(4, "passes of steps_per_epoch steps", low=0)
     steps_per_epoch: int = parameter(30, "0: true passes over the data", low=0)
     schedule: str = parameter("cosine", "cosine, steps", among=("cosine", "steps"))
+    warmup: float = parameter(0.15, 'of the schedule "cosine": share of the training that warms up', low=0, high=1)
     lr_index_offset: int = parameter(
         0, 'of the schedule "steps": 1 drops the rate one epoch earlier (ledger D2.11)', low=0, high=1
     )
@@ -94,7 +95,9 @@ def build_optimizer(params: Parameters, model: nn.Module) -> torch.optim.Optimiz
 
 def build_schedule(params: Parameters) -> Schedule:
     """ "steps", the released recipe's, or "cosine", for a training of any length."""
-    return warmup_steps(offset=params.lr_index_offset) if params.schedule == "steps" else warmup_cosine(params.epochs)
+    if params.schedule == "steps":
+        return warmup_steps(offset=params.lr_index_offset)
+    return warmup_cosine(params.epochs, warmup=params.warmup)
 
 
 def measure(query: Embeddings, gallery: Embeddings) -> tuple[Ranking, dict[str, Any]]:

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from reidkit import claims, runs
 from reidkit.claims import Effect
-from reidkit.metrics.comparison import Comparison, Pair, compare, seeds_needed
+from reidkit.metrics import comparison
+from reidkit.metrics.comparison import Agreement, Comparison, Pair, compare, seeds_needed
 from reidkit.recipes.sources import CITIES
 from reidkit.runs import Result
 from reidkit.studies.runner import expand, recipe
@@ -66,15 +68,19 @@ def ablation(
     variants: Sequence[str] = (),
     *,
     metrics: Sequence[str] = ("rank1", "rank5", "mAP"),
+    against: str = "",
     folder: str | Path = "",
 ) -> list[dict[str, str]]:
     """One row a variant: what it changes, how many seeds, and each metric in percent as mean ± standard deviation.
+
+    Means over other seeds differ by chance alone; `against` adds what is fair, a paired difference.
 
     Args:
         notebook: "02" or "02_baseline".
         preset: size of the runs.
         variants: keys of the recipe's `VARIANTS`, or names of groups of them; all variants where left out.
         metrics: keys of the recorded metrics.
+        against: a variant; adds the difference of the last metric from it, over the seeds that both have.
         folder: where the result files are.
 
     >>> ablation("02", "quick", ["softmax"], folder="no/such/folder")[0]["mAP"]
@@ -86,7 +92,12 @@ def ablation(
         results = found.get(variant, [])
         changed = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "–"
         row = {"variant": title, "changes": changed, "seeds": str(len(results))}
-        rows.append(row | {metric: _spread([100 * result.metrics[metric] for result in results]) for metric in metrics})
+        row |= {metric: _spread([100 * result.metrics[metric] for result in results]) for metric in metrics}
+        if against:
+            paired = _compare(found, variant, against, metrics[-1]) if variant != against else None
+            title = recipe(notebook).VARIANTS[against].title
+            row[f"{metrics[-1]} − {title}, same seeds"] = f"{100 * paired.difference:+.1f}" if paired else "–"
+        rows.append(row)
     return rows
 
 
@@ -175,7 +186,7 @@ def printed(notebook: str, table: str, columns: Sequence[str]) -> list[dict[str,
 def effects(
     notebook: str, preset: str, sentences: Sequence[Effect] = (), *, folder: str | Path = ""
 ) -> list[dict[str, str]]:
-    """One row a claim: the paired difference of its measure in points, its 95 % interval, and the verdict.
+    """One row a claim: the paired difference of its measure in points, in print and recorded, and the verdict.
 
     Args:
         notebook: "02" or "02_baseline".
@@ -185,32 +196,105 @@ def effects(
     """
     rows, results = [], recorded(notebook, preset, folder=folder)
     for effect in sentences or claims.effects(notebook):
-        found = _compare(results, effect.variant, effect.against, effect.measure)
+        printed, found = claims.points_in_print(notebook, effect), _found(results, effect)
         titles = [recipe(notebook).VARIANTS[name].title for name in (effect.variant, effect.against)]
         row = {"claim": effect.claim, "who says so": effect.source or "our question", "compared": " − ".join(titles)}
-        row["measure"] = effect.measure
-        if found is None:
-            rows.append(row | {"points": NOT_RUN, "95 % interval": "", "seeds": "0", "verdict": NOT_RUN})
-            continue
-        points = {
-            "points": f"{100 * found.difference:+.1f}",
-            "95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
-            "seeds": str(found.seeds),
-        }
-        verdict = found.verdict(effect.direction)
-        rows.append(row | points | {"verdict": verdict if effect.source else verdict.replace("reproduces", "seen")})
+        row |= {"measure": effect.measure, "paper": "–" if printed is None else f"{printed:+.1f}"}
+        row |= {"points": NOT_RUN, "95 % interval": "", "seeds": "0"}
+        if found is not None:
+            row |= {"points": f"{100 * found.difference:+.1f}", "seeds": str(found.seeds)}
+            row |= {"95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"}
+        rows.append(row | {"verdict": verdict(notebook, results, effect)})
     return rows
 
 
-def printed_difference(notebook: str, variant: str, against: str, *, city: str = "market") -> float | None:
-    """What the paper prints for one variant less what it prints for another: mAP, points; None where it prints neither.
+def side_by_side(
+    notebook: str, presets: Mapping[str, str], sentences: Sequence[Effect] = (), *, folder: str | Path = ""
+) -> list[dict[str, str]]:
+    """One row a claim: what the paper prints, and for each world the points with their interval, and the verdict.
 
-    >>> round(printed_difference("03", "default", "softmax"), 1)
-    2.8
+    Args:
+        notebook: "02" or "02_baseline".
+        presets: title of a world -> preset of the runs in it, such as {"drawn people": "tiny"}.
+        sentences: what is claimed; all of the notebook's `claims.effects` where left out.
+        folder: where the result files are.
     """
-    rows = claims.printed(notebook).get("table_of_variants", {})
-    ours, theirs = (rows.get(name, {}).get(city) for name in (variant, against))
-    return ours[0] - theirs[0] if ours and theirs else None
+    sentences = sentences or claims.effects(notebook)
+    worlds = {title: effects(notebook, preset, sentences, folder=folder) for title, preset in presets.items()}
+    rows = []
+    for number, effect in enumerate(sentences):
+        same = {title: found[number] for title, found in worlds.items()}
+        row = {"claim": effect.claim + f" ({effect.measure})" * (effect.measure != "mAP")}
+        row["paper"] = next(iter(same.values()))["paper"]
+        for title, one in same.items():
+            interval = f" ({one['95 % interval']}), {one['seeds']} seeds" if one["seeds"] != "0" else ""
+            row |= {title: one["points"] + interval, f"{title}: verdict": one["verdict"]}
+        rows.append(row)
+    return rows
+
+
+def verdict(notebook: str, results: Mapping[str, list[Result]], effect: Effect) -> str:
+    """What recorded runs say of a claim, in the words of `Comparison.verdict`; of our own questions, "seen".
+
+    Args:
+        notebook: two digits.
+        results: from `recorded`.
+        effect: the claim.
+    """
+    if effect.untestable:
+        return f"not testable here: {effect.untestable}"
+    found, printed = _found(results, effect), claims.points_in_print(notebook, effect)
+    if found is None:
+        return NOT_RUN
+    said = found.verdict(
+        effect.direction,
+        printed=None if printed is None else printed / 100,
+        other_cause=_has_other_cause(results, effect),
+    )
+    return said if effect.source else said.replace("reproduces", "seen")
+
+
+def _found(results: Mapping[str, list[Result]], effect: Effect) -> Comparison | None:
+    return _compare(results, effect.variant, effect.against, effect.measure)
+
+
+def _has_other_cause(results: Mapping[str, list[Result]], effect: Effect) -> bool:
+    """Whether the claim's control has the effect too: it is ahead in the same way, and `variant` is not ahead of it."""
+    if not effect.control:
+        return False
+    lead = _compare(results, effect.variant, effect.control, effect.measure)
+    same = _compare(results, effect.control, effect.against, effect.measure)
+    ahead = [found is not None and found.verdict(effect.direction) == "reproduces" for found in (lead, same)]
+    return ahead == [False, True]
+
+
+def agreement(
+    notebooks: Sequence[str], ours: str, theirs: str, *, metric: str = "mAP", folder: str | Path = ""
+) -> tuple[Agreement, list[dict[str, Any]]]:
+    """How far two worlds rank the same variants alike, over all variants that were run in both.
+
+    Args:
+        notebooks: whose variants count.
+        ours, theirs: presets, one a world.
+        metric: key of the recorded metrics.
+        folder: where the result files are.
+
+    Returns:
+        Kendall's tau with its interval, and a row a variant: notebook, variant, title, and the mean in either world.
+
+    Raises:
+        ValueError: fewer than three variants were run in both.
+    """
+    rows, values = [], []
+    for notebook in notebooks:
+        worlds = {preset: recorded(notebook, preset, folder=folder) for preset in (ours, theirs)}
+        for variant, (title, _) in recipe(notebook).VARIANTS.items():
+            if all(variant in found for found in worlds.values()):
+                numbers = [[result.metrics[metric] for result in found[variant]] for found in worlds.values()]
+                means = dict(zip(worlds, map(mean, numbers), strict=True))
+                rows.append({"notebook": notebook, "variant": variant, "title": title} | means)
+                values.append(numbers)
+    return comparison.agreement(*([row[k] for row in values] for k in (0, 1))), rows
 
 
 def power(

@@ -39,7 +39,12 @@ def test_an_ablation_has_a_row_for_each_variant_run_or_not(folder):
 
 
 def test_effects_are_paired_differences_with_a_verdict(folder):
-    rows = {row["claim"]: row for row in tables.effects("02", "tiny", folder=folder)}
+    sentences = [
+        Effect("a BN neck helps", "neck", "softmax", "somebody"),
+        Effect("label smoothing helps", "smoothing", "neck", "somebody"),
+        Effect("the triplet loss helps", "triplet", "default", "somebody"),
+    ]
+    rows = {row["claim"]: row for row in tables.effects("02", "tiny", sentences, folder=folder)}
     neck = rows["a BN neck helps"]
     assert neck["points"] == "+10.0" and neck["seeds"] == "3" and neck["verdict"] == "reproduces"
     assert neck["compared"] == "+ BN neck − softmax"
@@ -52,6 +57,62 @@ def test_effects_are_paired_differences_with_a_verdict(folder):
 def test_a_claim_the_other_way_round_is_opposed(folder):
     claim = Effect("the neck harms", "neck", "softmax", "somebody", direction=-1)
     assert tables.effects("02", "tiny", [claim], folder=folder)[0]["verdict"] == "opposite"
+
+
+@pytest.mark.parametrize(("points", "verdict"), [(4.0, "reproduces"), (0.5, "same direction, other size")])
+def test_the_size_in_print_stands_beside_ours_and_decides_too(folder, points, verdict):
+    claim = Effect("the neck helps", "neck", "softmax", "somebody", printed=points)
+    row = tables.effects("02", "tiny", [claim], folder=folder)[0]
+    assert (row["paper"], row["points"], row["verdict"]) == (f"{points:+.1f}", "+10.0", verdict)
+
+
+def test_a_control_with_the_same_effect_is_its_cause(folder):
+    claim = Effect("smoothing helps", "triplet", "softmax", "somebody", control="neck")
+    for seed, shift in enumerate((0.0, 0.01, -0.01)):
+        record(folder, "triplet", seed, [0.4 + shift, 0.5, 0.6])  # no more than its control
+    assert tables.effects("02", "tiny", [claim], folder=folder)[0]["verdict"] == "same effect, other cause"
+    for seed, shift in enumerate((0.0, 0.01, -0.01)):
+        record(folder, "triplet", seed, [0.6 + shift, 0.7, 0.8])
+    assert tables.effects("02", "tiny", [claim], folder=folder)[0]["verdict"] == "reproduces"
+
+
+def test_what_no_run_can_decide_says_why(folder):
+    claim = Effect("the neck helps", "neck", "softmax", "somebody", untestable="there is one camera")
+    assert (
+        tables.effects("02", "tiny", [claim], folder=folder)[0]["verdict"] == "not testable here: there is one camera"
+    )
+
+
+def test_two_worlds_stand_side_by_side(folder):
+    claim = Effect("the neck helps", "neck", "softmax", "somebody", printed=4.0)
+    worlds = {"drawn people": "tiny", "Market-1501": "market_cpu"}
+    (row,) = tables.side_by_side("02", worlds, [claim], folder=folder)
+    assert (row["claim"], row["paper"], row["drawn people: verdict"]) == ("the neck helps", "+4.0", "reproduces")
+    assert row["drawn people"].startswith("+10.0 (") and row["drawn people"].endswith(", 3 seeds")
+    assert (row["Market-1501"], row["Market-1501: verdict"]) == (tables.NOT_RUN, tables.NOT_RUN)
+
+
+def test_rows_of_other_seeds_are_compared_over_the_seeds_they_share(folder):
+    rows = tables.ablation(
+        "02", "tiny", ["softmax", "neck", "smoothing"], metrics=["mAP"], against="neck", folder=folder
+    )
+    column = "mAP − + BN neck, same seeds"
+    assert [row[column] for row in rows] == ["-10.0", "–", "-10.0"]  # smoothing: seed 0 alone, 40.0 against 50.0
+    assert rows[2]["seeds"] == "1"
+
+
+def test_two_worlds_are_asked_whether_they_rank_alike(folder):
+    for seed in range(3):
+        for variant, ap in (("softmax", 0.1), ("neck", 0.2), ("smoothing", 0.15), ("triplet", 0.9)):
+            record(folder, variant, seed, [ap, ap, ap], dataset="market1501")
+    for path in folder.glob("*.json"):
+        path.rename(path.with_name(path.name.replace("tiny", "market_cpu")))
+    for variant, ap in (("softmax", 0.3), ("neck", 0.5), ("smoothing", 0.6)):
+        record(folder, variant, 0, [ap, ap, ap])
+    found, rows = tables.agreement(["02"], "tiny", "market_cpu", folder=folder)
+    assert found.methods == 3 and found.tau == pytest.approx(1 / 3)
+    assert [row["variant"] for row in rows] == ["softmax", "neck", "smoothing"]
+    assert rows[1]["tiny"] == pytest.approx(0.5) and rows[1]["market_cpu"] == pytest.approx(0.2)
 
 
 def test_a_question_of_ours_cannot_be_reproduced_only_seen(folder):
@@ -72,12 +133,12 @@ def test_seeds_of_one_archive_share_their_people(tmp_path):
             record(tmp_path, kind, seed, [0.3 + lift, 0.4 - lift, 0.5 + lift])
             record(tmp_path / "real", kind, seed, [0.3 + lift, 0.4 - lift, 0.5 + lift], dataset="market1501")
     drawn, real = (tables.difference("02", "tiny", "neck", "softmax", folder=f) for f in (tmp_path, tmp_path / "real"))
-    assert real.visible > 1.5 * drawn.visible
+    assert real.high - real.low > 1.5 * (drawn.high - drawn.low)
 
 
 def test_power_tells_the_seeds_of_comparisons_with_three_or_more(folder):
     rows = tables.power("02", "tiny", folder=folder)
-    assert [row["compared"] for row in rows] == ["a BN neck helps"]
+    assert [row["compared"] for row in rows] == ["a BN neck helps softmax alone"]
     assert rows[0].keys() == {"compared", "spread over seeds, points", "+1 points", "+2 points", "+5 points"}
     needed = [int(rows[0][f"+{points} points"].split()[0]) for points in (1, 2, 5)]
     assert needed == sorted(needed, reverse=True) and needed[-1] >= 2
