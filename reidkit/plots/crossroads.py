@@ -168,3 +168,87 @@ def atlas(maps: Mapping[str, Numbers], *, identity: Numbers, camera: Numbers, ti
     keys = [Line2D([], [], marker=CAMERAS[c % len(CAMERAS)], label=f"camera {c}", **dot) for c in np.unique(camids)]
     fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=7)
     return fig
+
+
+@styled
+def two_worlds(
+    groups: Mapping[str, Mapping[str, tuple[float, float]]], *, names: tuple[str, str], unit: str, title: str = ""
+) -> Figure:
+    """The same methods in two worlds: a dot a method, on its rank's diagonal where both rank it alike.
+
+    The left panel has the numbers, the right one the ranks, 1 the best, with a line from each dot to the diagonal.
+
+    Args:
+        groups: group of methods (a colour) to name of the method to its numbers in the two worlds.
+        names: of the worlds, horizontal first.
+        unit: of the numbers.
+        title: the finding.
+
+    Raises:
+        ValueError: no group, or more groups than colours.
+
+    >>> fig = two_worlds({"02": {"softmax": (20, 38), "neck": (46, 40)}}, names=("drawn", "real"), unit="mAP (%)")
+    >>> [len(ax.texts) for ax in fig.axes]
+    [0, 2]
+    """
+    colours = (style.BLUE, style.ORANGE, *style.IDENTITIES)
+    if len(by_name("groups", groups)) > len(colours):
+        raise ValueError(f"{len(groups)} groups are more than the {len(colours)} colours.")
+    points = [(group, name, xy) for group, rows in groups.items() for name, xy in rows.items()]
+    values = np.array([xy for _, _, xy in points], dtype=float)
+    ranks = (-values).argsort(0, kind="stable").argsort(0) + 1
+    colour = [colours[list(groups).index(group)] for group, _, _ in points]
+    fig, axes = canvas(1, 2, height=0.14 * len(points) + 2.4, title=title)
+    axes[0, 0].scatter(*values.T, c=colour, s=22, linewidths=0)
+    axes[0, 0].set(xlabel=f"{unit}, {names[0]}", ylabel=f"{unit}, {names[1]}")
+    ax = axes[0, 1]
+    ax.plot([0.5, len(points) + 0.5], [0.5, len(points) + 0.5], color=style.GREY, linewidth=0.8)
+    for (x, y), (_, name, _), shade in zip(ranks, points, colour, strict=True):
+        ax.plot([x, x], [x, y], color=shade, linewidth=0.8, alpha=0.5)
+        ax.plot(x, y, "o", color=shade, markersize=4.5)
+        ax.annotate(name, (x, y), (4, 0), textcoords="offset points", fontsize=6.5, va="center")
+    ends = (0.3, len(points) + 0.7)
+    ax.set(xlabel=f"rank, {names[0]}", ylabel=f"rank, {names[1]}", xlim=(0.3, len(points) + 2.5), ylim=ends[::-1])
+    keys = [
+        Line2D([], [], color=shade, marker="o", linestyle="", label=group)
+        for group, shade in zip(groups, colours, strict=False)
+    ]
+    fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=7.5)
+    return fig
+
+
+@styled
+def effect_by_length(
+    effects: Mapping[str, Mapping[float, Row]], *, unit: str, length: str = "training steps", title: str = ""
+) -> Figure:
+    """What tricks give in short and in long trainings: a line a trick, with intervals, over a logarithmic length.
+
+    Args:
+        effects: name of the trick to length to its difference.
+        unit: of the differences.
+        length: what the lengths count.
+        title: the finding.
+
+    Raises:
+        ValueError: no trick, or more than there are colours.
+
+    >>> fig = effect_by_length({"neck": {200: Row(26, 20, 32), 3000: Row(4, 2, 6)}}, unit="mAP points")
+    >>> fig.axes[0].get_xscale()
+    'log'
+    """
+    colours = (style.BLUE, style.ORANGE, style.PINK, style.GREY)
+    if len(by_name("effects", effects)) > len(colours):
+        raise ValueError(f"{len(effects)} effects are more than the {len(colours)} colours.")
+    fig, axes = canvas(height=2.9, title=title)
+    ax = axes[0, 0]
+    for (name, rows), colour in zip(effects.items(), colours, strict=False):
+        x, y = np.array(list(rows)), np.array([row[:3] for row in rows.values()], dtype=float)
+        ax.fill_between(x, y[:, 1], y[:, 2], color=colour, alpha=0.15, linewidth=0)
+        ax.plot(x, y[:, 0], "o-", color=colour, markersize=4, label=name)
+    ax.axhline(0, color=INK, linewidth=0.7)
+    ax.set(xscale="log", xlabel=length, ylabel=unit)
+    ticks = sorted({length for rows in effects.values() for length in rows})
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    ax.legend()
+    return fig

@@ -6,7 +6,16 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
 from reidkit.plots import style
-from reidkit.plots.crossroads import CAMERAS, PEOPLE, Row, atlas, interval_panels, interval_sections
+from reidkit.plots.crossroads import (
+    CAMERAS,
+    PEOPLE,
+    Row,
+    atlas,
+    effect_by_length,
+    interval_panels,
+    interval_sections,
+    two_worlds,
+)
 
 RNG = np.random.default_rng(0)
 LONG = "A finding so long that it must be wrapped: some causes hurt every method and others hurt only a few of them"
@@ -18,6 +27,8 @@ SECTIONS = {
     },
     "no label": {"MAR": Row(53.7, 44, 63, "reference weights", (57.6, 50.0, 53.5))},
 }
+WORLDS = {"02": {"softmax": (20, 30), "neck": (40, 50)}, "03": {"Lin": (60, 40)}}
+BY_LENGTH = {"neck": {200: Row(26, 20, 32), 3000: Row(4, 2, 6)}, "erasing": {1400: Row(-1, -2, 0)}}
 PANELS = {
     "A": {"view": Row(-7, -10, -3), "light": Row(1, -3, 5)},
     "B": {"light": Row(2, 1, 3), "view": Row(-8, -12, -4)},
@@ -27,6 +38,8 @@ PIDS, CAMIDS = np.arange(40) % 13, np.arange(40) // 13 % 3
 FIGURES = {
     "interval_sections": lambda title: interval_sections(SECTIONS, unit="mAP (%)", colours=COLOURS, title=title),
     "interval_panels": lambda title: interval_panels(PANELS, unit="points", title=title, note=title),
+    "two_worlds": lambda title: two_worlds(WORLDS, names=("drawn", "real"), unit="mAP (%)", title=title),
+    "effect_by_length": lambda title: effect_by_length(BY_LENGTH, unit="points", title=title),
     "atlas": lambda title: atlas(MAPS, identity=PIDS, camera=CAMIDS, title=title),
 }
 
@@ -107,3 +120,20 @@ def test_the_atlas_refuses_labels_that_do_not_fit():
         atlas(MAPS, identity=PIDS[1:], camera=CAMIDS)
     with pytest.raises(ValueError, match="the map of B has 39 points, the labels 40"):
         atlas({"A": MAPS["A"], "B": MAPS["B"][1:]}, identity=PIDS, camera=CAMIDS)
+
+
+def test_two_worlds_are_compared_by_ranks_the_best_first():
+    numbers, ranks = two_worlds(WORLDS, names=("drawn", "real"), unit="mAP (%)").axes
+    assert numbers.collections[0].get_offsets().tolist() == [[20, 30], [40, 50], [60, 40]]
+    dots = [line.get_xydata()[0].tolist() for line in ranks.lines if line.get_marker() == "o"]
+    assert dots == [[3, 3], [2, 1], [1, 2]] and ranks.yaxis_inverted()
+    with pytest.raises(ValueError, match="more than the"):
+        two_worlds({str(k): {"a": (1, 2)} for k in range(50)}, names=("drawn", "real"), unit="mAP (%)")
+
+
+def test_an_effect_has_a_tick_at_each_length_that_was_run():
+    (ax,) = effect_by_length(BY_LENGTH, unit="points").axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["200", "1,400", "3,000"]
+    assert ax.lines[0].get_ydata().tolist() == [26, 4]
+    with pytest.raises(ValueError, match="9 effects are more than the"):
+        effect_by_length({str(k): {200: Row(1, 0, 2)} for k in range(9)}, unit="points")
