@@ -122,7 +122,7 @@ def study(
     from reidkit.studies import notebook as headless
     from reidkit.studies import runner
 
-    if changes and out is None:
+    if {name for name, _ in changes} - {"data_root"} and out is None:
         raise ValueError("-p makes other runs than the preset's; name a folder for their results with --out.")
     changed = headless.parse(runner.recipe(notebook).Parameters, changes)
     jobs = runner.plan(notebook, preset, variants=_list(variants), seeds=_seeds(seeds), changes=changed)

@@ -80,10 +80,14 @@ class Job:
         return dataclasses.replace(self, changes={**self.changes, **changes})
 
     def recorded(self, folder: str | Path = "") -> runs.Result | None:
-        """The result of this very run in a folder, whatever code made it; what it does not name had its default."""
-        defaults, wanted = recipe(self.notebook).Parameters().values(), self.params
+        """The result of this very run in a folder, whatever code made it; what it does not name had its default.
+
+        Where the archives are is no matter.
+        """
+        somewhere = {"data_root": ""}
+        defaults, wanted = recipe(self.notebook).Parameters().values(), self.params | somewhere
         found = runs.load_results(self.notebook, self.preset, self.variant, folder=folder)
-        return next((r for r in found if r.seed == self.seed and {**defaults, **r.params} == wanted), None)
+        return next((r for r in found if r.seed == self.seed and {**defaults, **r.params} | somewhere == wanted), None)
 
     def state(self, folder: str | Path = "") -> str:
         """ "done", "stale" (recorded with other code) or "missing" (not recorded, or with other parameters)."""

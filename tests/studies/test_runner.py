@@ -95,6 +95,14 @@ def test_a_parameter_that_came_later_had_its_default_before(tmp_path):
     assert other.state(tmp_path) == "missing"
 
 
+def test_where_the_archives_are_is_no_matter(tmp_path):
+    here, there = (
+        plan("02", "market_cpu", variants=["softmax"], seeds=[0], changes=c)[0] for c in ({}, {"data_root": "/x"})
+    )
+    record(there, tmp_path)
+    assert (here.state(tmp_path), there.state(tmp_path)) == ("done", "done")
+
+
 def test_a_study_runs_what_is_missing_and_verify_stamps_what_came_out_the_same(tmp_path, changes, capsys):
     miniatures.people_in_colours(tmp_path / "six" / "market1501", 6, shots=2)  # one of them is held out by a probe
     changes = changes | {"data_root": str(tmp_path / "six")}
