@@ -7,9 +7,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reidkit.blocks import Array, row_blocks, same_width, stored_rows
+from reidkit.blocks import row_blocks
 from reidkit.data.images import Images, normalise
 from reidkit.distances import nearest
+from reidkit.inputs import Array, same_width, stored_rows
 from reidkit.models.precision import network_precision
 from reidkit.progress import track
 

@@ -1,17 +1,22 @@
-"""One check of what losses, memories and samplers are given, so that nothing is broadcast to something else in silence.
+"""One place that checks what public functions are given, so that nothing is broadcast to something else in silence.
 
-It looks at shapes, dtypes and devices alone, never at a value: on a GPU the host does not wait for it.
+Losses and memories are checked by shapes, dtypes and devices alone, never by a value: on a GPU the host does not wait
+for it. What works on the host takes arrays and lists too.
 """
 
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from reidkit.blocks import same_precision
+
+Array = Tensor | np.ndarray
 Labels = Int[Tensor, " n"] | Int[np.ndarray, " n"] | Sequence[int]
 KINDS = {"float": "floating-point numbers", "int": "signed integers", "bool": "truth values (torch.bool)"}
 
@@ -121,3 +126,91 @@ def whole(**numbers: Any) -> None:
             operator.index(number)
         except TypeError:
             raise ValueError(f"{name} must be a whole number, not {number!r:.60}.") from None
+
+
+def embedding_rows(x: object, name: str) -> Tensor:
+    """Turn embeddings, a tensor or a NumPy array, into a (n, d) tensor of float32 or float64 without gradient.
+
+    Args:
+        x: the embeddings; memory is shared where it can be.
+        name: what they are, for the error message.
+
+    Raises:
+        ValueError: they are no rows, no floating-point numbers, or there are none.
+
+    >>> embedding_rows(np.zeros((2, 3), np.float16), "query").dtype
+    torch.float32
+    """
+    x = stored_rows(x, name)
+    return same_precision(x, x)[0]
+
+
+def stored_rows(x: object, name: str) -> Tensor:
+    """The same check, but nothing is converted: the tensor shares the memory of `x`, be it a file on disk.
+
+    What is read-only stays so by agreement: nobody writes into the result.
+
+    >>> stored_rows(np.zeros((2, 3), np.float16), "query").dtype
+    torch.float16
+    """
+    if not isinstance(x, Tensor | np.ndarray):
+        kind = type(x).__name__
+        raise ValueError(f"{name} must be a tensor or a NumPy array of embeddings, not a {kind}; np.array makes one.")
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must be embeddings of shape (n, d) with at least one row, not {tuple(x.shape)}.")
+    if not (x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f" and x.dtype.itemsize <= 8):
+        raise ValueError(f"{name} must hold floating-point embeddings, not {x.dtype}.")
+    return x.detach() if isinstance(x, Tensor) else shared_tensor(x)
+
+
+def shared_tensor(array: Shaped[np.ndarray, "..."]) -> Shaped[Tensor, "..."]:
+    """A tensor on the memory of an array, read-only or mapped ones too; it must not be written to.
+
+    Only what PyTorch cannot describe (strides that run backwards, the other order of bytes) is copied.
+
+    >>> shared_tensor(np.arange(3)[::-1])
+    tensor([2, 1, 0])
+    """
+    if not array.dtype.isnative or min(array.strides, default=0) < 0:
+        array = np.array(array, array.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))
+
+
+def same_width(x: Tensor, y: Tensor, names: tuple[str, str]) -> None:
+    """Refuse two sets of embeddings whose rows differ in length.
+
+    >>> same_width(torch.zeros(2, 3), torch.zeros(5, 3), ("query", "gallery"))
+    """
+    if x.shape[1] != y.shape[1]:
+        first, second = names
+        raise ValueError(f"{first} has {x.shape[1]} numbers per row and {second} {y.shape[1]}; they must agree.")
+
+
+def labels(values: object, name: str, n: int | None = None) -> np.ndarray:
+    """Pids, camids or other numbers of images as an int64 NumPy array; whatever does not fit is refused by name.
+
+    Args:
+        values: (n,) integers: a tensor, an array or a list. Nothing is broadcast: neither (1,) nor (n, 1) will do.
+        name: what they are, for the error message.
+        n: how many there must be; None for any number above 0.
+
+    Raises:
+        ValueError: another shape, or no integers.
+
+    >>> labels(torch.tensor([7, 9], dtype=torch.uint8), "pids", 2)
+    array([7, 9])
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype is torch.bfloat16 else values  # only to be refused
+    try:
+        values = np.asarray(values)
+    except (ValueError, TypeError):
+        raise ValueError(f"{name} must be one row of integers; these are rows of different lengths.") from None
+    if values.ndim != 1 or len(values) != (n or max(1, len(values))):
+        raise ValueError(f"{name} must be of shape ({n or 'n'},), one for each image, not {values.shape}.")
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers, not {values.dtype}.")
+    return values.astype(np.int64)

@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from reidkit.blocks import Array, embedding_rows, labels, nonzero, product, row_blocks, same_precision, same_width
+from reidkit.blocks import nonzero, product, row_blocks, same_precision
 from reidkit.distances import first_equal, frame, k_nearest, min_max, nearest, squared_norms
+from reidkit.inputs import Array, embedding_rows, labels, same_width
 
 CACHE_BYTES = 2**22  # what stays in a processor core's cache
 

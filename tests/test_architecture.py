@@ -17,7 +17,7 @@ MAY_IMPORT = {  # package or module of ours -> what of ours it may import, beyon
     "progress": set(),
     "distances": set(),
     "blocks": set(),
-    "inputs": set(),
+    "inputs": {"blocks"},
     "code": set(),
     "losses": set(),
     "metrics": set(),

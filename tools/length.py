@@ -1,6 +1,6 @@
 """Choose the rate and the length of preset market_cpu without its test: figures/results/market_cpu.json.
 
-    python tools/length.py --data-root ~/archives    # 8 trainings, about 50 minutes of one core; goes on where it was
+    python tools/length.py --data-root ~/archives    # 10 trainings, about 80 minutes of one core; goes on where it was
 
 Every fifth training identity of Market-1501 is held out and searched for (`records.hold_out`). First the rates at the
 length of the preset, for the baseline (02) and for softmax + Lin (03), then other lengths of the baseline at the rate
@@ -15,7 +15,7 @@ from reidkit import files, runs
 from reidkit.parameters import preset
 from reidkit.recipes import baseline, ranking
 
-RATES, STEPS = (5e-4, 1e-3, 2e-3), (1500, 6000)
+RATES, STEPS = (2.5e-4, 5e-4, 1e-3, 2e-3), (1500, 6000)
 RECIPES = {"02": baseline, "03": ranking}
 RECORD = runs.RESULTS / "market_cpu.json"
 

@@ -10,9 +10,10 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from reidkit.blocks import Array, embedding_rows, nonzero, row_blocks, tile_size
-from reidkit.blocks import labels as checked_labels
+from reidkit.blocks import nonzero, row_blocks, tile_size
 from reidkit.distances import squared_norms, triangle_tiles
+from reidkit.inputs import Array, embedding_rows
+from reidkit.inputs import labels as checked_labels
 
 
 class Clusters(NamedTuple):

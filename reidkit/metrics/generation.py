@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reidkit.blocks import Array, embedding_rows, same_width
 from reidkit.distances import k_nearest
+from reidkit.inputs import Array, embedding_rows, same_width
 
 # Below these a generator has collapsed. Measured on rendered cities with the reference weights: one image with noise
 # over and over has a spread of 0.03 at most, the images of one person have 0.26 or more.

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from reidkit.blocks import Array, embedding_rows, labels, row_blocks
+from reidkit.blocks import row_blocks
+from reidkit.inputs import Array, embedding_rows, labels
 from reidkit.metrics.retrieval import Labels, Ranking, distance_rows, evaluate_distances, matrix_shape
 
 BLOCK_BYTES = 2**22  # a block of queries that stays in a processor's cache

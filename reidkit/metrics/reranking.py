@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from reidkit.blocks import Array, embedding_rows, row_blocks, same_width
+from reidkit.blocks import row_blocks
 from reidkit.distances import Neighbours, first_equal, frame, k_nearest, squared_of_pairs
+from reidkit.inputs import Array, embedding_rows, same_width
 
 
 @torch.no_grad()

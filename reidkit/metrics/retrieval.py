@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from reidkit.blocks import Array, labels, row_blocks, same_width, shared_tensor, stored_rows
+from reidkit.blocks import row_blocks
 from reidkit.distances import PAIRS, Nearness
+from reidkit.inputs import Array, labels, same_width, shared_tensor, stored_rows
 
 BLOCK_ROWS = 384  # queries at a time: more gain nothing in speed
 BINS = 1023  # in which the scores of a row are counted

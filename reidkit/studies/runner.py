@@ -37,8 +37,15 @@ ATTEMPTS = 5  # how often a run may be begun: whatever kills it from outside, it
 WORKER = "import sys; from reidkit.studies.runner import work; work(*sys.argv[1:])"
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 # what makes a run a probe: each recipe has some of these parameters; what a variant is about stays
-SHORT = {"epochs": 2, "steps_per_epoch": 3, "stage_one_epochs": 1, "gan_epochs": 1, "gan_steps": 4, "amount": 64}
-SHORT |= {"enlarging_factor": 0.5}
+SHORT = {
+    "epochs": 2,
+    "steps_per_epoch": 3,
+    "stage_one_epochs": 1,
+    "gan_epochs": 1,
+    "gan_steps": 4,
+    "amount": 64,
+    "enlarging_factor": 0.5,
+}
 NOT_PASSED_ON = ("REIDKIT_LIVE", "REIDKIT_KEEP", "JPY_", "MPLBACKEND")  # beginnings of variables of a notebook
 
 
