@@ -23,6 +23,7 @@ from reidkit.studies import lectures, notebook
 from reidkit.studies.runner import recipe
 
 FEW = {"dataset": "market1501", "epochs": 12, "steps_per_epoch": 2, "p": 2, "k": 2, "height": 32, "width": 16}
+FEW["weights"] = "scratch"
 
 
 def write(root: Path, *sources: str, name: str = "02_baseline") -> None:
@@ -164,6 +165,11 @@ def test_one_archive_will_do_where_no_row_asks_for_another(project, monkeypatch)
     write(project, "1", name="03_ranking")
     miniatures.market1501(project / "archives" / "market1501")
     call = ["run", "03", "--preset", "market1501", "-p", "data_root", str(project / "archives"), "--dry-run"]
+    done = CliRunner().invoke(cli.main, call)
+    assert done.exit_code == 1 and "torchvision publishes none for resnet50_ibn_a" in done.stderr
+    done = CliRunner().invoke(cli.main, [*call, "-p", "weights", ""])
+    assert done.exit_code == 1 and "weights is empty, and market1501 is an archive" in done.stderr
+    call += ["-p", "weights", "scratch"]
     done = CliRunner().invoke(cli.main, call)
     assert done.exit_code == 0, done.output
     for way in ("there", "back"):
