@@ -67,12 +67,24 @@ class Parameters:
         >>> Parameters.of({"seed": 3}).seed
         3
         """
+        return cls(**cls.checked(values))
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> dict[str, Scalar]:
+        """These values, each checked by itself: whether they suit each other is known only when all are there.
+
+        Raises:
+            ValueError: as `of`.
+
+        >>> Parameters.checked({"seed": 3})
+        {'seed': 3}
+        """
         known = {kind.name: kind for kind in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 place = cls.__module__.rpartition(".")[2]
                 raise ValueError(f"{name} is not a parameter of {place}; the nearest is {nearest(name, known)}.")
-        return cls(**{name: _checked(known[name], value) for name, value in values.items()})
+        return {name: _checked(known[name], value) for name, value in values.items()}
 
     def but(self, **changes: Any) -> "Parameters":
         """The same parameters with some changed."""

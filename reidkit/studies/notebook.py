@@ -66,8 +66,7 @@ def parse(kind: type[Parameters], changes: Sequence[tuple[str, str]]) -> dict[st
     """
     usual, found = kind().values(), {}
     for name, text in changes:
-        found[name] = _parse(text, type(usual.get(name, "")))
-        _ = kind.of({name: found[name]})
+        found |= kind.checked({name: _parse(text, type(usual.get(name, "")))})
     return found
 
 

@@ -177,6 +177,18 @@ def test_one_archive_will_do_where_no_row_asks_for_another(project, monkeypatch)
         assert done.exit_code == 1 and "DukeMTMC-reID does not exist" in done.stderr
 
 
+def test_parameters_suit_each_other_in_the_preset_that_they_change(project, monkeypatch):
+    """The defaults of 06 want weights and those of 04 are smaller than this window; their archives' presets do not."""
+    monkeypatch.setattr(notebook, "execute", None)
+    for name in ("04_sparse_smoothing", "06_soft_multilabel"):
+        write(project, "1", name=name)
+    miniatures.market1501(project / "archives" / "market1501")
+    where = ["-p", "data_root", str(project / "archives"), "-p", "weights", "scratch", "--dry-run"]
+    for call in (["06", "--preset", "market1501_alone"], ["04", "--preset", "market1501", "-p", "crop_height", "200"]):
+        done = CliRunner().invoke(cli.main, ["run", *call, *where])
+        assert done.exit_code == 0, done.output
+
+
 def test_a_notebook_is_needed(project):
     shutil.rmtree(project / "notebooks")
     with pytest.raises(ValueError, match=r"there are no notebooks in .*from a checkout"):
