@@ -130,7 +130,9 @@ def study(
     where = {"workers": workers, "engine": engine, "address": address, "folder": folder}
     if dry_run:
         for job in jobs:
-            click.echo(f"{job.name:40} {job.state(folder)}")
+            state = job.state(folder)
+            state += f", not run, needs {job.missing}" * bool(state != "done" and engine == "processes" and job.missing)
+            click.echo(f"{job.name:40} {state}")
     elif verify:
         if different := runner.verify(jobs, **where):
             raise ValueError(

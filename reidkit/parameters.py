@@ -67,12 +67,24 @@ class Parameters:
         >>> Parameters.of({"seed": 3}).seed
         3
         """
+        return cls(**cls.checked(values))
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> dict[str, Scalar]:
+        """These values, each checked by itself: whether they suit each other is known only when all are there.
+
+        Raises:
+            ValueError: as `of`.
+
+        >>> Parameters.checked({"seed": 3})
+        {'seed': 3}
+        """
         known = {kind.name: kind for kind in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 place = cls.__module__.rpartition(".")[2]
                 raise ValueError(f"{name} is not a parameter of {place}; the nearest is {nearest(name, known)}.")
-        return cls(**{name: _checked(known[name], value) for name, value in values.items()})
+        return {name: _checked(known[name], value) for name, value in values.items()}
 
     def but(self, **changes: Any) -> "Parameters":
         """The same parameters with some changed."""
@@ -148,6 +160,8 @@ def _yaml_number(text: str) -> str:
 def preset(number: str, name: str) -> dict[str, Scalar]:
     """What the preset `name` of a notebook ("02") changes in the defaults; "quick" changes nothing.
 
+    A file holds differences only: from the preset that it names by `like`, or else from the defaults.
+
     Raises:
         ValueError: there is no such preset, or a value that is no scalar; the file is named.
 
@@ -157,10 +171,11 @@ def preset(number: str, name: str) -> dict[str, Scalar]:
     known = {path.name.split(".")[1]: path for path in sorted(PRESETS.glob(f"{number}.*.yml"))}
     path = choose("preset", name, {"quick": None, **known})
     values = yaml.safe_load(path.read_text()) if path else {}
+    stands_on = preset(number, values.pop("like")) if "like" in values else {}
     for key, value in values.items():
         if type(value) not in (int, float, str, bool):
             raise ValueError(f"{path.name}: {key} is not a number, a text or a truth value, but {value!r}.")
-    return {"preset": name, **values}
+    return stands_on | {"preset": name} | values
 
 
 # --------------------------------------------------------------------------------------------- the cell of a notebook

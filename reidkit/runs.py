@@ -125,7 +125,7 @@ class Result:
         params: all parameters it ran with.
         metrics: fractions (`mAP`, `rank1`, ...), counts (`n_query`, `n_valid`, `n_gallery`), and `ap`, the convention.
         seconds, peak_memory: what it cost (bytes).
-        paper: what the paper prints for the same row (percent), and its `table`; filled in when it is saved.
+        paper: what the paper prints for the same row (see `claims.beside`); filled in when it is saved.
         per_query: `pid` and `ap` of each valid query, for intervals over identities.
         provenance: device, versions, commit, code.
         objects: what the run leaves in memory (model, embeddings, ...); never saved.
@@ -173,8 +173,7 @@ def save_result(result: Result, folder: str | Path = "") -> Path:
     values = dataclasses.asdict(dataclasses.replace(result, objects={}))
     del values["objects"]
     values["params"] = public(result.params)
-    printed = claims.printed(result.notebook).get("table_of_variants", {})
-    values["paper"] = result.paper or printed.get(result.variant, {})
+    values["paper"] = result.paper or claims.beside(result.notebook, result.variant, result.params)
     values["per_query"] = {name: " ".join(f"{v:.6g}" for v in row) for name, row in result.per_query.items()}
     path = Path(folder or RESULTS) / f"{result.name}.json"
     files.write_json(path, values | values.pop("provenance"))

@@ -1,16 +1,24 @@
 """What every committed notebook must be: executed, navigable, the same everywhere, and true to the library."""
 
+import functools
 import io
 import json
 import re
+import shlex
 import tokenize
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from click.testing import CliRunner
 
+import miniatures
 from front import ROOT, front, library_files, notebook_paths
-from reidkit import parameters
+from reidkit import cli, parameters, runs
+from reidkit.models import backbones
+from reidkit.models.backbones import small_resnet
+from reidkit.recipes import sources, supervised
 from reidkit.studies import notebook
 
 COURSE = ("00_map", "01_retrieval", "02_baseline", "03_ranking", "04_sparse_smoothing", "05_one_shot",
@@ -164,3 +172,80 @@ def test_a_solution_runs_by_itself(solution):
     """A folded `python` block imports what it needs and asserts what it shows."""
     assert "assert" in solution
     exec(compile(solution, "solution", "exec"), {"__name__": "solution"})
+
+
+# ---------------------------------------------------------------------------------------------------- printed commands
+
+RUNS = r"((?:\.venv/bin/)?reidkit (?:run|study) [^`\n#]+)"
+PRINTED = [
+    pytest.param(command.strip(), id=f"{name}: {command.strip()}")
+    for name, text in [
+        *((path.stem, "\n\n".join(prose(path))) for path in PATHS),
+        *((name, (ROOT / name).read_text()) for name in ("README.md", "data/README.md")),
+    ]
+    for command in dict.fromkeys(re.findall(rf"`{RUNS}`", text) + re.findall(rf"^{RUNS}", text, re.M))
+]
+
+
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    """Fabricated archives, Market-1501 and MSMT17, in place of the folder that commands name; every network is thin."""
+    root = tmp_path / "archives"
+    miniatures.market1501(root / "Market-1501-v15.09.15")
+    miniatures.msmt17(root / "MSMT17_V1")
+    thin = functools.partial(small_resnet, width=4)
+    torch.save(thin().state_dict(), tmp_path / "weights.pth")
+    for name in backbones.IMAGENET:
+        monkeypatch.setitem(supervised.BACKBONES, name, thin)
+    monkeypatch.setattr(sources, "imagenet_weights", lambda backbone: tmp_path / "weights.pth")
+    monkeypatch.setattr(notebook, "check_writable", lambda *_: None)  # where notebooks and cities go is no matter here
+    monkeypatch.setattr(sources, "check_writable", lambda *_: None)
+    monkeypatch.setattr(runs, "digest", lambda number: "pinned")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", PRINTED)
+def test_a_printed_command_is_complete(command, archives):
+    """As it is written, it would start: presets, parameters, archives, and weights. Only folders and files are ours."""
+    words = shlex.split(command)[1:]
+    for what, ours in (("data_root", "archives"), ("weights", "weights.pth")):
+        for at in (at for at, word in enumerate(words) if word == what and words[at - 1] == "-p"):
+            assert not re.search(r"[a-z]", words[at + 1]) or words[at + 1].startswith(("/", "resnet50_ibn_a"))
+            words[at + 1] = str(archives / ours)
+    words = [word.replace("NN", "03") for word in words]
+    done = CliRunner().invoke(cli.main, [*words, "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "not run" not in done.output
+
+
+def test_commands_are_printed_for_every_archive_of_the_course():
+    text = "\n".join(command.values[0] for command in PRINTED)
+    assert all(
+        f"reidkit run {number} --preset market1501 -p data_root" in text for number in ("02", "03", "04", "05", "06")
+    )
+    assert "papermill" not in "\n".join(line for path in PATHS for line in prose(path) if "market1501" in line)
+
+
+def test_notebook_03_runs_with_market1501_alone(tmp_path, capsys, monkeypatch):
+    """Its cells about the other archive, on a fabricated Market-1501: they say what is missing instead of stopping."""
+    miniatures.people_in_colours(tmp_path / "archives" / "market1501")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    given = {"dataset": "market1501", "other_dataset": "dukemtmc", "data_root": str(tmp_path / "archives")}
+    given |= {"weights": "scratch", "p": 3, "k": 2, "epochs": 1, "steps_per_epoch": 1, "height": 32, "width": 16}
+    sources_of = [cell.source for cell in code(ROOT / "notebooks" / "03_ranking.ipynb")]
+    (cities,) = (at for at, text in enumerate(sources_of) if text.startswith("names = [dataset]"))
+    (domains,) = (at for at, text in enumerate(sources_of) if '"softmax_there"' in text)
+    (beside,) = (at for at, text in enumerate(sources_of) if text.startswith("def stamp"))
+    space = {"__name__": "__main__"}
+    exec(sources_of[0], space)
+    space |= given
+    exec(sources_of[1].replace("parameters.read(recipe.Parameters, globals())", "recipe.Parameters.of(given)"),
+         space | {"given": given}, space)  # fmt: skip
+    exec("data = sources.load_data(params)", space)
+    exec(sources_of[cities], space)
+    assert space["cities"].keys() == {"market1501"}
+    space["results"] = {name: space["recipe"].run(name, **given, progress=False) for name in ("softmax", "default")}
+    for at in (beside, domains):
+        exec(sources_of[at], space)
+    said = capsys.readouterr().out
+    assert said.count("not run: needs dukemtmc") == 2 and "Table VI" in said

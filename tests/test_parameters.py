@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import nbformat
 import pytest
+import yaml
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.inspection import _infer_parameters
 from papermill.parameterize import parameterize_notebook
@@ -13,6 +14,7 @@ from traitlets.config import Config
 
 from reidkit import parameters, runs
 from reidkit.parameters import Parameters, cell, choose, parameter, preset, read
+from reidkit.recipes.sources import CITIES
 from reidkit.studies import notebook, runner
 
 NUMBERS = sorted(runs.NOTEBOOKS)
@@ -153,11 +155,21 @@ EVERY = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES]
 def test_a_preset_changes_known_parameters_to_other_values_that_are_allowed(path):
     number, name = path.stem.split(".")
     kind, values = notebook.parameters_of(number), preset(number, name)
-    usual, made = kind().values(), kind.of(values)
-    assert made.preset == name and made.seed == 0 and list(values) == [n for n in usual if n in values]
-    assert {key for key in usual if made.values()[key] != usual[key]} == values.keys()
+    own = yaml.safe_load(path.read_text())
+    like = own.pop("like", "quick")
+    before, made = kind.of(preset(number, like)).values(), kind.of(values)
+    assert made.preset == name and made.seed == 0 and list(own) == [n for n in before if n in own]
+    assert {key for key in before if made.values()[key] != before[key]} == own.keys()
     assert values.get("data_root", "") == "" and not values.get("weights", "").startswith("/")
-    assert path.read_text().startswith(f"# notebook {number}, {name}: ")
+    text = path.read_text()
+    assert text.startswith(f"# notebook {number}, {name}: ") and (like == "quick" or f" as {like}, " in text)
+
+
+@EVERY
+def test_who_trains_on_an_archive_starts_from_imagenet(path):
+    """None of the archives' presets forgets it, and none of the others names it."""
+    values = preset(*path.stem.split("."))
+    assert (values.get("weights") == "imagenet") == (values.get("dataset", "market") not in CITIES)
 
 
 def test_quick_is_the_notebook_as_it_is():
@@ -183,12 +195,3 @@ def test_every_variant_changes_known_parameters_to_another_value_that_is_allowed
     for key, variant in recipe.VARIANTS.items():
         made = usual.but(**variant.changes).values()
         assert {name for name in made if made[name] != usual.values()[name]} == set(variant.changes), key
-
-
-def test_the_market_recipe_is_the_released_one():
-    """spec 1.3: Adam 3.5e-4, weight decay 5e-4, 120 epochs, x 0.1 at 40 and 70, 16 x 4 images of 256x128."""
-    released = {"dataset": "market1501", "height": 256, "width": 128, "backbone": "resnet50", "last_stride": 1}
-    released |= {"p": 16, "k": 4, "epochs": 120, "steps_per_epoch": 0, "schedule": "steps", "lr_index_offset": 0}
-    released |= {"lr": 3.5e-4, "weight_decay": 5e-4, "label_smoothing": 0.1, "erase": 0.5, "neck": "bn"}
-    values = runner.recipe("02").Parameters.of(preset("02", "market1501")).values()
-    assert {key: values[key] for key in released} == released and values["sampler"] == "pk"

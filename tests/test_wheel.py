@@ -74,7 +74,7 @@ def test_the_wheel_works_in_an_empty_folder_and_leaves_site_packages_alone(insta
     place = Path(python("-c", USE.replace("FEW", repr(json.dumps(FEW)))).splitlines()[-1])
     assert place.is_relative_to(installed.parents[1]), "another copy was imported"
     assert "Nothing is wrong" in reidkit("doctor", "data/cities/market-quick-0")
-    changes = [word for name, value in FEW.items() for word in ("-p", name, str(value))]
+    changes = [word for name, value in (FEW | {"weights": "scratch"}).items() for word in ("-p", name, str(value))]
     few = ["--variants", "softmax", "--seeds", "0", "-p", "data_root", "archives", *changes, "--out", "mine"]
     assert "02.quick.softmax.0: done" in reidkit("study", "02", *few)
     assert "softmax" in reidkit("table", "02", "--preset", "quick", "--variants", "softmax", "--out", "mine")

@@ -24,7 +24,7 @@ FRONT_DOOR = {  # what is tried: command, exit code, what its last line says
     "a changed parameter": ("reidkit run 03 -p radius 0.5", 0, r"done in"),
     "a misspelt parameter": ("reidkit run 03 -p raduis 0.5", 1, r"raduis is not a parameter .* nearest is radius\."),
     "a missing folder": ("reidkit run 03 --preset market1501 -p data_root no/such", 1, r"no/such.* does not exist"),
-    "a broken image": (f"reidkit run 02 -p dataset market1501 -p data_root {BROKEN}", 1, r"\.jpg"),
+    "a broken image": (f"reidkit run 02 -p dataset market1501 -p data_root {BROKEN} -p weights scratch", 1, r"\.jpg"),
     "the doctor on it": (f"reidkit doctor {BROKEN}/market1501", 1, r"\.jpg"),
 }
 

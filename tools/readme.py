@@ -124,8 +124,9 @@ def studies() -> list[tuple[str, str]]:
 def decided(notebook: str, preset: str, *, ours: bool) -> list[dict[str, str]]:
     """One row a claim that recorded runs of three seeds or more decide; `ours`: of our questions, else of papers."""
     rows = []
-    effects = claims.effects(notebook)
-    for effect, row in zip(effects, tables.effects(notebook, preset, folder=RESULTS), strict=True):
+    found = {row["claim"]: row for row in tables.effects(notebook, preset, folder=RESULTS)}
+    for effect in claims.effects(notebook):
+        row = found.get(effect.claim, {"seeds": "0"})  # 0: two names of one run at this preset
         if bool(effect.source) == ours or int(row["seeds"]) < FEWEST:
             continue
         in_map = effect.measure == "mAP"  # as are all differences in the table where nothing else is said

@@ -5,7 +5,8 @@ and `printed`, the paper's numbers by table, in percent as printed.
 """
 
 import fnmatch
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import yaml
 
 PRINTED = ("mAP", "rank1")  # what the numbers of a row of `table_of_variants` are
 FOLDER = Path(__file__).resolve().parent
+ARCHIVES = {"market1501": "market", "dukemtmc": "duke", "cuhk03": "cuhk03", "viper": "viper"}  # in printed rows
 
 
 class Effect(NamedTuple):
@@ -85,6 +87,35 @@ def printed(number: str) -> dict[str, dict[str, Any]]:
     [88.9, 94.9]
     """
     return _read(number).get("printed", {})
+
+
+def beside(number: str, variant: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What a paper prints for a run: of the same variant, and on an archive of the same network and archive too.
+
+    Args:
+        number: two digits.
+        variant: a key of the recipe's `VARIANTS`.
+        params: of the run.
+
+    Returns:
+        For a run on drawn people, which no paper has, the whole row as `printed` holds it. On an archive `table`,
+        `printed` (percent) and `measures`, what each number is called in our results, with its convention of AP and its
+        protocol ("-" is not recorded); nothing where the paper has no such run.
+
+    >>> beside("04", "default", {"dataset": "market1501", "backbone": "densenet121"})["printed"]
+    [79.08, 92.43, 97.27, 98.39]
+    """
+    tables = printed(number)
+    row, usual = tables.get("table_of_variants", {}).get(variant, {}), tables.get("our_runs", {})
+    tested = params.get("other_dataset" if params.get("domains") == "there" else "dataset", "")
+    city, network = ARCHIVES.get(re.sub(r"_(\d+|\{seed\})$", "", tested)), params.get("backbone")
+    if not row or city is None:
+        return row
+    numbers = (row if row.get("backbone", usual["backbone"]) == network else row.get(network, {})).get(city)
+    if numbers is None:
+        return {}
+    measures = row.get("measures") or usual[city]
+    return {"table": row["table"], "printed": numbers, "measures": measures[: len(numbers)]}
 
 
 def _read(number: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from reidkit.progress import track
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red, green, blue, in units of full brightness
 STD = (0.229, 0.224, 0.225)
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,10 @@ class Images:
         return Images(self.pixels.to(device), self.pids.to(device), self.camids.to(device))
 
 
-def load(records: Sequence[Record], size: tuple[int, int], *, progress: bool = False) -> Images:
-    """Decode and resize (bilinear with antialiasing, as Pillow does) every record into memory.
+def load(
+    records: Sequence[Record], size: tuple[int, int], *, resize: str = "bilinear", progress: bool = False
+) -> Images:
+    """Decode and resize (with antialiasing, as Pillow does) every record into memory.
 
     Each is upright and RGB, what is transparent white; see `pixels.read_rgb`. A JPEG at least four times too large is
     decoded at a reduced scale that is still twice the wanted size, which changes a pixel by a grey level or two and
@@ -70,6 +73,7 @@ def load(records: Sequence[Record], size: tuple[int, int], *, progress: bool = F
     Args:
         records: what to read, in this order.
         size: height and width in pixels.
+        resize: "bilinear" or "bicubic".
         progress: show a bar where somebody watches.
 
     Returns:
@@ -85,15 +89,15 @@ def load(records: Sequence[Record], size: tuple[int, int], *, progress: bool = F
     _check_memory(len(records), height, width)
     pixels = np.empty((len(records), 3, height, width), np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter while it decodes
-        decoded = pool.map(lambda record: decode(record.path, (height, width)), records)
+        decoded = pool.map(lambda record: decode(record.path, (height, width), resize), records)
         for row, image in enumerate(track(decoded, title="reading images", total=len(records), enabled=progress)):
             pixels[row] = image.transpose(2, 0, 1)
     pids, camids = (torch.tensor([getattr(r, field) for r in records], dtype=torch.long) for field in ("pid", "camid"))
     return Images(torch.from_numpy(pixels), pids, camids)
 
 
-def decode(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Read one image file as RGB at `size` (height, width).
+def decode(path: Path, size: tuple[int, int], resize: str = "bilinear") -> UInt8[np.ndarray, "h w 3"]:
+    """Read one image file as RGB at `size` (height, width), a key of `RESAMPLING` says how.
 
     Raises:
         ValueError: the file is missing, cut short, no image, of a kind that is not read, or may not be read; the
@@ -108,7 +112,7 @@ def decode(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"{path} cannot be read as an image: {error}.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); replace the file or remove it.") from error
-    return np.asarray(rgb if rgb.size == (width, height) else rgb.resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(rgb if rgb.size == (width, height) else rgb.resize((width, height), RESAMPLING[resize]))
 
 
 def _check_memory(n: int, height: int, width: int) -> None:
@@ -219,7 +223,7 @@ class Augment:
     """
 
     flip: float = 0.5
-    pad: int = 10
+    pad: float = 10
     rect_crop: float = 0.0
     erase: float = 0.5
     fill: tuple[float, float, float] = MEAN

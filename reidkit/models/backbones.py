@@ -5,6 +5,7 @@ Tensors are named as in the released ImageNet files (torchvision; Cadene for the
 """
 
 import functools
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -313,6 +314,70 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     make.__name__: make
     for make in (resnet50, resnet34, resnet50_ibn_a, se_resnet50, se_resnext50, densenet121, small_resnet)
 }
+
+IMAGENET = {  # the file of weights learnt on ImageNet; its name ends with the first digits of its SHA-256
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "densenet121": "densenet121-a639ec97.pth",
+    "resnet50_ibn_a": "resnet50_ibn_a-d9d0bb7b.pth",
+    "se_resnet50": "se_resnet50-ce0d4300.pth",
+    "se_resnext50": "se_resnext50_32x4d-a260b3a4.pth",
+}
+TORCHVISION = {  # who publishes them: torchvision these, of its first version, from which re-identification starts
+    "resnet34": torchvision.models.ResNet34_Weights.IMAGENET1K_V1,
+    "resnet50": torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
+    "densenet121": torchvision.models.DenseNet121_Weights.IMAGENET1K_V1,
+}
+OTHERS = {  # and others these
+    "resnet50_ibn_a": "the authors of IBN-Net do, in their release v1.0",
+    "se_resnet50": "Cadene does, in pretrained-models.pytorch",
+    "se_resnext50": "Cadene does, in pretrained-models.pytorch",
+}
+
+
+def imagenet_weights(backbone: str) -> Path:
+    """The file of the weights of a backbone that were learnt on ImageNet, from where PyTorch keeps such files.
+
+    What is not there is downloaded if torchvision publishes it. A file counts only with the digest in its name.
+
+    Args:
+        backbone: a key of `BACKBONES`.
+
+    Raises:
+        ValueError: nobody has published such weights, or the file is not there and cannot be had, or is another one;
+            the sentence says which file goes where.
+    """
+    if backbone not in IMAGENET:
+        raise ValueError(
+            f"weights are imagenet, and nobody has learnt ImageNet with {backbone}, a network of this project; "
+            "set weights to reference, scratch or a file, or choose another backbone."
+        )
+    path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET[backbone]
+    wanted = path.stem.rpartition("-")[2]
+    remedy = f"put {path.name} into {path.parent}, name another file by weights, or set weights to scratch"
+    if not path.is_file() and backbone in OTHERS:
+        raise ValueError(
+            f"weights are imagenet, and torchvision publishes none for {backbone}; {OTHERS[backbone]}: {remedy}."
+        )
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(TORCHVISION[backbone].url, str(path), wanted, progress=False)
+        except (OSError, RuntimeError) as error:  # no network, no right to write, or another file than was asked for
+            why = " ".join(str(error).split())
+            raise ValueError(
+                f"weights are imagenet, and {path.name} of torchvision could not be downloaded ({why}); "
+                f"where there is no network, {remedy}."
+            ) from None
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if not found.startswith(wanted):
+        raise ValueError(
+            f"{path} is not the file that its name says: its SHA-256 begins with {found[: len(wanted)]}; delete it, "
+            "and download it again."
+        )
+    return path
+
 
 LAST_LAYERS = ("fc.", "classifier.", "last_linear.")  # what the last layer is called in released files
 CLASSIFIERS = (*LAST_LAYERS, "head.", "heads.", "bottleneck.")  # and what comes with it in those of others' projects

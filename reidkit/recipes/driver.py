@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from reidkit import code, files, parameters, runs
+from reidkit.data.images import RESAMPLING
 from reidkit.embed import Embeddings
 from reidkit.metrics.retrieval import Ranking
 from reidkit.models.backbones import BACKBONES
@@ -25,6 +26,9 @@ from reidkit.parameters import choose, parameter
 from reidkit.runs import Result, Variant
 
 KEEP = "REIDKIT_KEEP"  # names a folder: checkpoints go there, and stay when a run is done
+WEIGHTS = "start: a file, reference (ours), imagenet, scratch; empty: scratch, refused on archives"
+SCRATCH = ("", "scratch")  # weights that are none
+NAMED = (*SCRATCH, "reference", "imagenet")  # weights that are no path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +42,10 @@ class Parameters(parameters.Parameters):
     city_seed: int = parameter(0, "another seed is another city with other people", low=0)
     knobs: str = parameter("", "knobs of the world that are turned, as in notebook 02; empty: the default world")
     data_root: str = parameter("", "the folder that holds all archives; empty: data/")
-    weights: str = parameter("", "a file to start the backbone from; reference: comes with the project; empty: scratch")
+    weights: str = parameter("", WEIGHTS)
     height: int = parameter(64, "pixels", low=16)
     width: int = parameter(32, "pixels", low=8)
+    resize: str = parameter("bilinear", "how images come to that size: bilinear, bicubic", among=RESAMPLING)
     backbone: str = parameter("small_resnet", "small_resnet, resnet50, resnet50_ibn_a, ...", among=BACKBONES)
     last_stride: int = parameter(1, "of the last stage; 1 doubles the resolution of the map", low=1, high=2)
     last_relu: bool = parameter(True, "whether the backbone ends with a ReLU; the reference weights do without")
@@ -147,7 +152,8 @@ def open_run(
         preset: of its notebook.
         seed: of everything random in the training.
         data_root: the folder that holds the archives; None leaves it to the preset, as with `weights`.
-        weights: safetensors to start the backbone from; "reference" names those that come with the package, "" none.
+        weights: a file to start the backbone from; "reference" names those that come with the package, "imagenet" those
+            that are published for the backbone, "scratch" none, and so does "", but for archives, where it is refused.
         checkpoint: folder for the state of the training, which is then kept; by default it is one under `runs` that is
             removed when the run is done.
         progress: show bars, and one line per epoch.

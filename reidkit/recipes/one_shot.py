@@ -74,7 +74,7 @@ VARIANTS = {
     "direct": Variant("the start, not trained", {"enlarging_factor": 1.0, "epochs": 0}),
     "one_shot_only": Variant("labels of one image each, no guesses", {"enlarging_factor": 1.0}),
     "supervised": Variant("all labels", {"enlarging_factor": 1.0, "final_full_step": True, "labels": "true"}),
-    "from_scratch": Variant("B + FSR + JD, from scratch", {"weights": ""}),
+    "from_scratch": Variant("B + FSR + JD, from scratch", {"weights": "scratch"}),
 }
 
 
@@ -83,9 +83,7 @@ class Parameters(driver.Parameters):
     """What a run of the recipe is made with."""
 
     seed: int = parameter(0, "of everything random", low=0, high=4_000_000)  # a step is seeded by 1000 times as much
-    weights: str = parameter(
-        "reference", "a file to start the backbone from; reference: comes with the project; empty: scratch"
-    )
+    weights: str = parameter("reference", driver.WEIGHTS)
     last_relu: bool = parameter(False, "whether the backbone ends with a ReLU; the reference weights do without")
     split_seed: int = parameter(
         0, "of the draw of the labelled images; 0 on the real archives: the published split", low=0

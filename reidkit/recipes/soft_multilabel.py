@@ -72,8 +72,8 @@ VARIANTS = {
 }
 STAGE_ONE = (  # the parameters that decide it, where it is trained
     *("preset", "source_dataset", "source_preset", "source_seed", "data_root", "source_batch", "steps_per_epoch"),
-    *("weights", "height", "width", "backbone", "last_stride", "last_relu", "precision"),
-    *("optimizer", "schedule", "weight_decay", "pad", "erase"),
+    *("weights", "height", "width", "resize", "backbone", "last_stride", "last_relu", "precision"),
+    *("optimizer", "schedule", "pad", "erase"),
 )
 
 
@@ -88,7 +88,7 @@ class Parameters(driver.Parameters):
     dataset: str = parameter(
         "market", "the target, whose labels nobody learns from: market, duke; market1501, dukemtmc, ..."
     )
-    weights: str = parameter("reference", "a file to start from; reference: comes with the project; empty: scratch")
+    weights: str = parameter("reference", driver.WEIGHTS)
     height: int = parameter(128, "pixels", low=16)
     width: int = parameter(64, "pixels", low=8)
     last_relu: bool = parameter(False, "whether the feature map ends with a ReLU (ledger D3.9)")
@@ -102,6 +102,7 @@ class Parameters(driver.Parameters):
     )
     stage_one_epochs: int = parameter(0, "of stage_one: train", low=0)
     stage_one_lr: float = parameter(1e-3, "of stage_one: train", above=0)
+    stage_one_weight_decay: float = parameter(5e-4, "of stage_one: train", low=0)
     source_batch: int = parameter(24, "images of named people in a batch; the paper: 184 of each kind", low=1)
     target_batch: int = parameter(72, "images of strangers in a batch", low=1)
     epochs: int = parameter(3, "passes of steps_per_epoch steps", low=0)
@@ -110,9 +111,7 @@ class Parameters(driver.Parameters):
     schedule: str = parameter("cosine", "cosine, steps", among=("cosine", "steps"))
     lr: float = parameter(3e-4, "of either optimizer", above=0)
     weight_decay: float = parameter(5e-4, "of all but batch normalisation", low=0)
-    pad: int = parameter(
-        10, "pixels around an image at height 256, in proportion elsewhere (at 384: 8, released are 7)", low=0
-    )
+    pad: float = parameter(10.0, "pixels around an image at height 256, in proportion and rounded elsewhere", low=0)
     erase: float = parameter(0.5, "probability of random erasing", low=0, high=1)
     target: bool = parameter(True, "False: named people and their agents alone, the control")
     mining: str = parameter(
@@ -129,6 +128,9 @@ class Parameters(driver.Parameters):
     memory_momentum: float = parameter(0.9, "of an image's old multilabel, 0..1", low=0, high=1)
     camera_momentum: float = parameter(0.9904, "of the old camera centres, 0..1: 1 - batch / 10,000", low=0, high=1)
     lambda1: float = parameter(0.0005, "weight of L_CML, the consistency over cameras", low=0)
+    camera_reduction: str = parameter(
+        "mean", "of L_CML over cameras and both moments: mean, sum (ledger D3.2)", among=("mean", "sum")
+    )
     lambda2: float = parameter(1.0, "weight of L_RAL, the reference agents", low=0)
     beta: float = parameter(0.2, "weight of L_RJ within L_RAL", low=0)
     margin: float = parameter(1.0, "m of L_RJ, squared distance of unit vectors, 0..4", above=0, high=4)
@@ -136,9 +138,9 @@ class Parameters(driver.Parameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stage_one != "train" and not self.weights:
-            way = self.stage_one
-            raise ValueError(f'weights is empty, and stage_one is "{way}"; name a file, or set stage_one to "train".')
+        if self.stage_one != "train" and self.weights in driver.SCRATCH:
+            which, way = self.weights or "empty", self.stage_one
+            raise ValueError(f'weights is {which}, and stage_one is "{way}"; name a file, or set stage_one to "train".')
 
 
 class SourceAndTarget(NamedTuple):
@@ -184,7 +186,9 @@ class Memory(nn.Module):
     def __init__(self, params: Parameters, num_images: int, num_agents: int):
         super().__init__()
         self.multilabels = MultilabelMemory(num_images, num_agents, momentum=params.memory_momentum)
-        self.cameras = CrossCameraConsistency(num_agents, momentum=params.camera_momentum)
+        self.cameras = CrossCameraConsistency(
+            num_agents, momentum=params.camera_momentum, reduction=params.camera_reduction
+        )
         self.mining = None
         if params.mining != "none":
             self.mining = MultilabelDiscriminativeLoss(
@@ -306,7 +310,7 @@ def everybody(params: Parameters, *, progress: bool = True) -> Images:
         progress=progress,
     )
     records = [record for part in (split.train, split.query, split.gallery) for record in part if record.pid > 0]
-    return load(records, (params.height, params.width), progress=progress)
+    return load(records, (params.height, params.width), resize=params.resize, progress=progress)
 
 
 def stage_one(params: Parameters, source: Images, *, progress: bool = True) -> ReID:
@@ -321,11 +325,11 @@ def stage_one(params: Parameters, source: Images, *, progress: bool = True) -> R
     way = params.stage_one
     runs.seed(0)
     labels, people = identity_labels(source.pids)
-    backbone = build_backbone(params.but(stage_one="train", weights="") if way == "file" else params)
+    backbone = build_backbone(params.but(stage_one="train", weights="scratch") if way == "file" else params)
     model = ReID(backbone, Agents(backbone.dim, people)).to(device())
     if way == "file":  # it names the agents as the last layer of its network
         network = nn.ModuleDict({**dict(backbone.named_children()), "classifier": model.head.classifier})
-        load_weights(network, find_weights(params.weights))
+        load_weights(network, find_weights(params.weights, params.backbone))
     elif way == "means":
         x = embed(model, source, precision=params.precision, progress=progress).x
         sums = x.new_zeros(people, x.shape[1]).index_add_(0, labels.to(x.device), x)
@@ -338,9 +342,8 @@ def stage_one(params: Parameters, source: Images, *, progress: bool = True) -> R
 def train_stage_one(params: Parameters, model: ReID, source: Images, *, progress: bool = True) -> None:
     """Learn to tell the reference persons apart, or take what an equal call has learnt: its checkpoint is kept."""
     shared = {name: getattr(params, name) for name in STAGE_ONE}
-    alone = Parameters.of(
-        shared | {"stage_one": "train", "epochs": params.stage_one_epochs, "lr": params.stage_one_lr, "seed": 0}
-    )
+    own = {name: getattr(params, f"stage_one_{name}") for name in ("epochs", "lr", "weight_decay")}
+    alone = Parameters.of(shared | own | {"stage_one": "train", "seed": 0})
     fit(
         model,
         build_batches(alone, source, alone.source_batch, seed=alone.seed, steps=alone.steps_per_epoch),

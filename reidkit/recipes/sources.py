@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from reidkit import runs
+from reidkit import parameters, runs
 from reidkit.data.images import Images, load
 from reidkit.data.layouts import cuhk03, dukemtmc, market1501, msmt17, viper
 from reidkit.data.records import Split, hold_out
+from reidkit.models.backbones import imagenet_weights
 from reidkit.parameters import choose
 from reidkit.recipes.driver import Parameters, check_writable
 from reidkit.world.cameras import Knobs
@@ -74,14 +75,39 @@ def open_split(
     Raises:
         ValueError: an unknown data set or knob, an archive that is not there, or a city that cannot be written.
     """
-    root = _root(data_root)
     if dataset in CITIES:
         out = find_city(dataset, data_root=data_root, preset=preset, city_seed=city_seed, knobs=knobs)
         city, read = CITIES[dataset]
         plan = {"city": city, "preset": preset, "seed": city_seed, "knobs": _turned(knobs)}
         return read(build_city(out, **plan, progress=progress))
-    read, names = choose("dataset", dataset, CITIES | ARCHIVES)
-    return read(next((root / name for name in names if (root / name).is_dir()), root / names[-1]))
+    read = choose("dataset", dataset, CITIES | ARCHIVES)[0]
+    return read(find_archive(dataset, data_root=data_root))
+
+
+def find_archive(dataset: str, *, data_root: str | Path = "") -> Path:
+    """The folder of an archive, or where it should be if it is not there; the arguments are those of `open_split`."""
+    root, names = _root(data_root), ARCHIVES[dataset][1]
+    return next((root / name for name in names if (root / name).is_dir()), root / names[-1])
+
+
+def is_there(dataset: str, *, data_root: str | Path = "") -> bool:
+    """Whether a data set can be opened: a city always, because it is drawn where it is missing.
+
+    >>> is_there("market"), is_there("market1501", data_root="no/such/folder")
+    (True, False)
+    """
+    return dataset in CITIES or find_archive(dataset, data_root=data_root).is_dir()
+
+
+def datasets_of(params: parameters.Parameters) -> dict[str, str]:
+    """The data sets that a run opens, by the names of the parameters that name them.
+
+    >>> datasets_of(Parameters(dataset="duke"))
+    {'dataset': 'duke'}
+    """
+    values = params.values()
+    names = ["dataset", "source_dataset"] + ["other_dataset"] * (values.get("domains", "home") != "home")
+    return {name: values[name].replace("{seed}", str(params.seed)) for name in names if values.get(name)}
 
 
 def find_city(dataset: str, *, data_root: str | Path = "", preset: str, city_seed: int, knobs: str = "") -> Path:
@@ -124,15 +150,17 @@ def load_data(params: Parameters, *, progress: bool = True) -> Data:
         knobs=params.knobs,
         progress=progress,
     )
-    size = (params.height, params.width)
-    return Data(split, *(load(part, size, progress=progress) for part in (split.train, split.query, split.gallery)))
+    size, how = (params.height, params.width), {"resize": params.resize, "progress": progress}
+    return Data(split, *(load(part, size, **how) for part in (split.train, split.query, split.gallery)))
 
 
-def find_weights(name: str) -> Path:
-    """Where the weights `name` are: "reference" is the file that comes with the package, a relative path counts from
-    the project's folder.
+def find_weights(name: str, backbone: str = "") -> Path:
+    """Where the weights `name` are: "reference" is the file that comes with the package, "imagenet" that of `backbone`
+    (see `backbones.imagenet_weights`), and the relative path of a file counts from the project's folder.
 
     >>> find_weights("reference").name
     'reference.safetensors'
     """
+    if name == "imagenet":
+        return imagenet_weights(backbone)
     return REFERENCE if name == "reference" else runs.ROOT / Path(name).expanduser()

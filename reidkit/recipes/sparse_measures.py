@@ -20,9 +20,10 @@ from reidkit.metrics.reranking import k_reciprocal_rerank
 from reidkit.metrics.retrieval import evaluate
 from reidkit.models.heads import ReID
 from reidkit.progress import note
+from reidkit.recipes.driver import Parameters
 from reidkit.recipes.extra_images import resize
 from reidkit.recipes.generators import Trained, sample
-from reidkit.recipes.sources import Data
+from reidkit.recipes.sources import CITIES, Data
 from reidkit.recipes.supervised import rerank
 
 
@@ -92,25 +93,26 @@ def separation(features: Float[Tensor, "n d"], ks: tuple[int, ...] = (2, 3, 4, 5
 
 
 def by_protocol(
-    protocol: str, data: Data, model: ReID, query: Embeddings, gallery: Embeddings, **embedding: Any
+    params: Parameters, data: Data, model: ReID, query: Embeddings, gallery: Embeddings, **embedding: Any
 ) -> dict[str, float]:
     """What the data set's own tables hold beside single queries over the whole gallery.
 
     Args:
-        protocol: "market", "cuhk03" or "viper".
+        params: of the run, with its `protocol`.
         data: of the test.
         model: what queries and gallery are embedded by.
         query, gallery: embeddings.
         embedding: options of `embed`, for images of averaged queries.
     """
-    found = rerank(query, gallery)
+    found = rerank(query, gallery, trapezoid=params.dataset not in CITIES)  # on an archive, to be held beside Table 2
     if data.split.multi_query:
-        boxes = embed(model, load(data.split.multi_query, data.query.pixels.shape[2:]), **embedding)
+        boxes = load(data.split.multi_query, (params.height, params.width), resize=params.resize)
+        boxes = embed(model, boxes, **embedding)
         averages = multi_query(boxes.x, boxes.pids, boxes.camids, query.pids, query.camids)
         sides = (query.pids, query.camids, gallery.pids, gallery.camids)
         found |= _named(evaluate(averages, gallery.x, *sides), "multi")
         found |= {"mAP_multi_trapezoid": float(evaluate(averages, gallery.x, *sides, ap="trapezoid").mAP)}
-    if protocol == "cuhk03":
+    if params.protocol == "cuhk03":
         ids = (query.pids, query.camids, gallery.pids, gallery.camids)
         single = single_gallery_shot(squared_euclidean(query.x, gallery.x), *ids)
         again = single_gallery_shot(k_reciprocal_rerank(query.x, gallery.x), *ids)

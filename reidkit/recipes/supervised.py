@@ -17,7 +17,7 @@ from reidkit.models.heads import NECKS, ReID
 from reidkit.parameters import parameter
 from reidkit.recipes import driver
 from reidkit.recipes.driver import device
-from reidkit.recipes.sources import find_weights
+from reidkit.recipes.sources import ARCHIVES, find_weights
 from reidkit.training import Cycle, Schedule, warmup_cosine, warmup_steps
 
 
@@ -53,19 +53,27 @@ def check_weights(params: driver.Parameters) -> None:
     """Refuse weights that do not fit the backbone of `params`, before data are rendered or loaded; random numbers stay.
 
     Raises:
-        ValueError: the file is not there, is no file of weights, or does not fit.
+        ValueError: the file is not there, is no file of weights, or does not fit; or nothing is said about the start,
+            and the images are an archive's, whose recipes start from ImageNet.
     """
-    if params.weights:
+    if not params.weights and params.dataset.replace("{seed}", "0") in ARCHIVES:
+        raise ValueError(
+            f"weights is empty, and {params.dataset} is an archive, whose recipes start from ImageNet; "
+            "set it to imagenet or to a file, or to scratch if that is what you want."
+        )
+    if params.weights not in driver.SCRATCH:
+        first = params.values().get("cluster_backbone")  # the other network of 04, where it is another
         with torch.random.fork_rng(devices=[]):
-            build_backbone(params)
+            for name in dict.fromkeys((params.backbone, first or params.backbone)):
+                build_backbone(params.but(backbone=name))
 
 
 def build_backbone(params: driver.Parameters) -> nn.Module:
     """The backbone of `params`, started from weights if any are named."""
     options = {} if params.last_relu else {"last_relu": False}
     backbone = BACKBONES[params.backbone](last_stride=params.last_stride, **options)
-    if params.weights:
-        load_weights(backbone, find_weights(params.weights))
+    if params.weights not in driver.SCRATCH:
+        load_weights(backbone, find_weights(params.weights, params.backbone))
     return backbone
 
 
@@ -114,9 +122,16 @@ def measure(query: Embeddings, gallery: Embeddings) -> tuple[Ranking, dict[str, 
     return ranking, metrics | {"n_query": len(query.x), "n_valid": len(ranking.ap), "n_gallery": len(gallery.x)}
 
 
-def rerank(query: Embeddings, gallery: Embeddings) -> dict[str, float]:
-    """Rank-1 and mAP after k-reciprocal re-ranking with the usual k1 = 20, k2 = 6, λ = 0.3; junk takes no part."""
+def rerank(query: Embeddings, gallery: Embeddings, *, trapezoid: bool = False) -> dict[str, float]:
+    """Rank-1 and mAP after k-reciprocal re-ranking with the usual k1 = 20, k2 = 6, λ = 0.3; junk takes no part.
+
+    With `trapezoid` also mAP as the papers before 2018 count it.
+    """
     known = gallery.pids != JUNK
     dist = k_reciprocal_rerank(query.x, gallery.x[known])
-    ranking = evaluate_distances(dist, query.pids, query.camids, gallery.pids[known], gallery.camids[known], ap="mean")
-    return {"rank1_reranked": float(ranking.cmc[0]), "mAP_reranked": float(ranking.mAP)}
+    sides = (query.pids, query.camids, gallery.pids[known], gallery.camids[known])
+    ranking = evaluate_distances(dist, *sides, ap="mean")
+    found = {"rank1_reranked": float(ranking.cmc[0]), "mAP_reranked": float(ranking.mAP)}
+    if trapezoid:
+        found["mAP_reranked_trapezoid"] = float(evaluate_distances(dist, *sides, ap="trapezoid").mAP)
+    return found

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from reidkit.parameters import Parameters, parameter
+from reidkit.recipes import driver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Retrieval(Parameters):
     city_preset: str = parameter("quick", "size of a rendered city", among=("quick", "tiny", "world"))
     city_seed: int = parameter(0, "another seed draws other people and cameras", low=0)
     data_root: str = parameter("", "the folder that holds all archives; empty: data/")
-    weights: str = parameter("", "a file to start the backbone from; reference: comes with the project; empty: scratch")
+    weights: str = parameter("", driver.WEIGHTS)
     epochs: int = parameter(4, "of the training", low=0)
     k1: int = parameter(20, "re-ranking: size of the neighbourhoods", low=1)
     k2: int = parameter(6, "re-ranking: rows that the local expansion averages", low=1)

@@ -17,7 +17,7 @@ from reidkit.parameters import Parameters, Scalar, choose
 from reidkit.progress import is_watched, note
 from reidkit.recipes import driver
 from reidkit.recipes.driver import KEEP, check_writable
-from reidkit.recipes.sources import ARCHIVES, CITIES, find_city, open_split
+from reidkit.recipes.sources import ARCHIVES, CITIES, datasets_of, find_city, open_split
 from reidkit.recipes.supervised import check_weights
 from reidkit.studies import lectures
 from reidkit.studies.runner import recipe
@@ -66,8 +66,7 @@ def parse(kind: type[Parameters], changes: Sequence[tuple[str, str]]) -> dict[st
     """
     usual, found = kind().values(), {}
     for name, text in changes:
-        found[name] = _parse(text, type(usual.get(name, "")))
-        _ = kind.of({name: found[name]})
+        found |= kind.checked({name: _parse(text, type(usual.get(name, "")))})
     return found
 
 
@@ -108,7 +107,7 @@ def plan(
     if given.get("preset", preset) != preset:
         raise ValueError("preset is chosen by --preset, which sets all its parameters.")
     for name in {"data_root", "weights"} & given.keys():
-        if given[name] not in ("", "reference"):
+        if given[name] not in driver.NAMED:
             given[name] = str(Path(given[name]).expanduser().resolve())
     params = kind.of({**parameters.preset(number, preset), **given})
     folder = Path(out or runs.ROOT / "runs" / "notebooks").expanduser().resolve()
@@ -125,9 +124,7 @@ def _find(params: Parameters, out: Path) -> None:
     """
     values = params.values()
     root = values.get("data_root", "")
-    wanted = ["dataset", "source_dataset"] + ["other_dataset"] * (values.get("domains", "home") != "home")
-    for name in [name for name in wanted if values.get(name)]:
-        dataset = values[name].replace("{seed}", str(params.seed))
+    for name, dataset in datasets_of(params).items():
         choose(name, dataset, CITIES | ARCHIVES)
         if dataset in ARCHIVES:
             open_split(dataset, data_root=root)
@@ -137,7 +134,7 @@ def _find(params: Parameters, out: Path) -> None:
             own, knobs = ("source", "") if name == "source_dataset" else ("city", values.get("knobs", ""))
             city = {"preset": values[f"{own}_preset"], "city_seed": values[f"{own}_seed"], "knobs": knobs}
             find_city(dataset, data_root=root, **city)
-    if values.get("weights"):
+    if "weights" in values:
         with contextlib.redirect_stdout(io.StringIO()):  # what is said of them is said by the kernel
             check_weights(params if isinstance(params, driver.Parameters) else _baseline(values))
     check_writable(out, "the notebook")

@@ -30,7 +30,7 @@ from reidkit import claims, files, parameters, runs
 from reidkit.parameters import Scalar, choose
 from reidkit.progress import bar, note
 from reidkit.recipes.driver import settings
-from reidkit.recipes.sources import CITIES
+from reidkit.recipes.sources import ARCHIVES, CITIES, datasets_of, is_there
 from reidkit.studies import on_ray
 
 ATTEMPTS = 5  # how often a run may be begun: whatever kills it from outside, it goes on where it was
@@ -86,6 +86,13 @@ class Job:
             changes["dataset"] = "market1501_held_out"
         return dataclasses.replace(self, changes={**self.changes, **changes})
 
+    @property
+    def missing(self) -> str:
+        """Another archive that the variant needs and that is not there; empty where none is."""
+        root = self.changes.get("data_root", "")
+        others = needs(self.notebook, self.preset, self.variant, self.changes)
+        return ", ".join(name for name in others if not is_there(name, data_root=root))
+
     def recorded(self, folder: str | Path = "") -> runs.Result | None:
         """The result of this very run in a folder, whatever code made it; what it does not name had its default.
 
@@ -114,6 +121,19 @@ def recipe(notebook: str) -> ModuleType:
     folder = Path(__file__).parents[1] / "recipes"
     known = {number: name for number, name in runs.NOTEBOOKS.items() if (folder / f"{name}.py").is_file()}
     return importlib.import_module(f"reidkit.recipes.{choose('notebook', notebook[:2], known)}")
+
+
+def needs(notebook: str, preset: str, variant: str, changes: Mapping[str, Scalar] | None = None) -> list[str]:
+    """The archives that a variant opens beside those of the preset's other variants.
+
+    >>> needs("03", "market1501", "lin_there"), needs("03", "market1501", "default"), needs("03", "tiny", "lin_there")
+    (['dukemtmc'], [], [])
+    """
+    kind, variants = recipe(notebook).Parameters, recipe(notebook).VARIANTS
+    usual = kind.of({**parameters.preset(notebook[:2], preset), **(changes or {})})
+    known = datasets_of(usual).values()
+    found = datasets_of(usual.but(**variants[variant].changes)).values()
+    return [name for name in dict.fromkeys(found) if name in ARCHIVES and name not in known]
 
 
 def expand(notebook: str, names: Sequence[str]) -> list[str]:
@@ -193,7 +213,8 @@ def run_study(
         progress: show a bar, and a line for each finished run.
 
     Returns:
-        The names of the runs that failed, with the reason; empty when the study is complete.
+        The names of the runs that failed, with the reason; empty when the study is complete, but for rows that need
+        another archive than the preset's, which are left out, and named.
 
     Raises:
         ValueError: Ray is not there, or a machine of its cluster has another copy of the project.
@@ -201,6 +222,9 @@ def run_study(
     folder, fine = Path(folder or runs.RESULTS).absolute(), ("done", "stale") if keep else ("done",)
     todo = [job for job in jobs if job.state(folder) not in fine]
     note(f"{len(jobs) - len(todo)} of {len(jobs)} runs are done", enabled=progress)
+    for job in (job for job in todo if engine == "processes" and job.missing):
+        note(f"{job.name}: not run, needs {job.missing}", enabled=progress)
+        todo = [other for other in todo if other is not job]
     where = {"workers": workers, "engine": engine, "address": address, "progress": progress}
     return [f"{job.name}: {reason}" for job, reason in _finished(todo, folder, **where) if reason]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from reidkit import claims, runs
+from reidkit import claims, parameters, runs
 from reidkit.claims import Effect
 from reidkit.metrics import comparison
 from reidkit.metrics.comparison import Agreement, Comparison, Pair, compare, seeds_needed
 from reidkit.recipes.sources import CITIES
 from reidkit.runs import Result
-from reidkit.studies.runner import expand, recipe
+from reidkit.studies.runner import expand, needs, recipe
 
 NOT_RUN = "not run yet"
 
@@ -74,6 +74,7 @@ def ablation(
     """One row a variant: what it changes, how many seeds, and each metric in percent as mean ± standard deviation.
 
     Means over other seeds differ by chance alone; `against` adds what is fair, a paired difference.
+    A row that was not run and needs another archive than the preset's says which.
 
     Args:
         notebook: "02" or "02_baseline".
@@ -92,7 +93,10 @@ def ablation(
         results = found.get(variant, [])
         changed = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "–"
         row = {"variant": title, "changes": changed, "seeds": str(len(results))}
-        row |= {metric: _spread([100 * result.metrics[metric] for result in results]) for metric in metrics}
+        others = ", ".join(needs(notebook, preset, variant))
+        blank = f"not run: needs {others}" if others else NOT_RUN
+        found_of = {metric: [100 * result.metrics[metric] for result in results] for metric in metrics}
+        row |= {metric: _spread(values) if values else blank for metric, values in found_of.items()}
         if against:
             paired = _compare(found, variant, against, metrics[-1]) if variant != against else None
             title = recipe(notebook).VARIANTS[against].title
@@ -106,23 +110,29 @@ def beside_paper(
     preset: str,
     variants: Sequence[str] = (),
     *,
-    this_run: Mapping[str, Mapping[str, float]] | None = None,
+    this_run: Mapping[str, Mapping[str, float] | str] | None = None,
     metrics: Sequence[str] = ("mAP", "rank1", "rank5", "rank10", "rank20"),
     folder: str | Path = "",
 ) -> list[dict[str, str]]:
     """One row a variant: what the paper prints (mAP / rank-1 / ...), what is recorded, and what this run measured.
 
+    Recorded runs on an archive stand beside what is printed for the same network and archive only, each number beside
+    one of the same convention of AP and the same protocol; a column says which. Drawn people stand beside the paper's
+    two archives as a matter of direction.
+
     Args:
         notebook: "03" or "03_ranking".
         preset: size of the recorded runs.
         variants: keys of the recipe's `VARIANTS`, or names of groups of them; all variants where left out.
-        this_run: variant -> metrics of a run of any size; rows without one say so by a dash.
+        this_run: variant -> metrics of a run of any size, or why there is none; rows without either have a dash.
         metrics: keys of the recorded metrics, mean ± standard deviation over seeds, in percent.
         folder: where the result files are.
 
     >>> beside_paper("03", "quick", ["default"], folder="no/such/folder")[0]["paper, market"]
     '88.9 / 94.9'
     """
+    if _usual(notebook, preset)["dataset"] not in CITIES:
+        return _like_for_like(notebook, preset, variants, this_run=this_run or {}, folder=folder)
     printed = claims.printed(notebook).get("table_of_variants", {})
     rows = []
     for variant, row in zip(
@@ -131,9 +141,37 @@ def beside_paper(
         del row["changes"]
         paper = {f"paper, {city}": _map_and_rank1(printed.get(variant, {}).get(city)) for city in ("market", "duke")}
         measured = (this_run or {}).get(variant)
-        here = [100 * measured["mAP"], 100 * measured["rank1"]] if measured else None
-        rows.append({"variant": row.pop("variant"), **paper, **row, "this run": _map_and_rank1(here)})
+        if not isinstance(measured, str):
+            measured = _map_and_rank1([100 * measured["mAP"], 100 * measured["rank1"]] if measured else None)
+        rows.append({"variant": row.pop("variant"), **paper, **row, "this run": measured})
     return rows
+
+
+def _like_for_like(
+    notebook: str, preset: str, variants: Sequence[str], *, this_run: Mapping[str, Any], folder: str | Path
+) -> list[dict[str, str]]:
+    """`beside_paper` of a preset on an archive."""
+    rows, found = [], recorded(notebook, preset, folder=folder)
+    usual = {"market": ["mAP", "rank1"]} | claims.printed(notebook).get("our_runs", {})
+    for variant in expand(notebook, variants):
+        title, changes = recipe(notebook).VARIANTS[variant]
+        params = {**_usual(notebook, preset), **changes}
+        paper = claims.beside(notebook[:2], variant, params)
+        measures = [name for name in paper.get("measures") or usual["market"] if name != "-"]
+        results, others = found.get(variant, []), ", ".join(needs(notebook, preset, variant))
+        parts = [_spread([100 * result.metrics[name] for result in results]) for name in measures]
+        ours = " / ".join(parts) if results else f"not run: needs {others}" if others else NOT_RUN
+        here = this_run.get(variant)
+        if not isinstance(here, str):
+            here = _map_and_rank1([100 * here[name] for name in measures] if here else None)
+        row = {"variant": title, "network": str(params["backbone"]), "paper": _map_and_rank1(paper.get("printed"))}
+        rows.append(row | {"seeds": str(len(results)), "recorded": ours, "this run": here, "of": " / ".join(measures)})
+    return rows
+
+
+def _usual(notebook: str, preset: str) -> dict[str, Any]:
+    """The parameters of a preset."""
+    return {**recipe(notebook).Parameters().values(), **parameters.preset(notebook[:2], preset)}
 
 
 def state_of_the_art(
@@ -144,20 +182,23 @@ def state_of_the_art(
     Args:
         notebook: "03" or "03_ranking".
         preset: size of the recorded runs.
-        ours: title of a row -> variant, and ending of its metrics ("" or "_reranked").
+        ours: title of a row -> variant, and ending of its metrics ("" or "_reranked"); on an archive by the paper's
+            convention of AP.
         folder: where the result files are.
 
     >>> state_of_the_art("03", "quick", {})[0]["method"]
     'SPReID'
     """
     rows, printed = [], claims.printed(notebook)["state_of_the_art"]
-    found = recorded(notebook, preset, folder=folder)
+    found, drawn = recorded(notebook, preset, folder=folder), _usual(notebook, preset)["dataset"] in CITIES
+    convention = "mAP" if drawn else claims.printed(notebook)["our_runs"]["market"][0]  # of AP, as the paper has it
     for method, row in printed.items():
         cities = {f"paper, {city}": _map_and_rank1(row.get(city)) for city in ("market", "duke")}
         rows.append({"method": method, "features": str(row.get("features", "")), **cities, "recorded": ""})
     for method, (variant, ending) in ours.items():
         results = found.get(variant, [])
-        parts = [_spread([100 * result.metrics[name + ending] for result in results]) for name in ("mAP", "rank1")]
+        names = ("mAP" + ending + convention.removeprefix("mAP"), "rank1" + ending)
+        parts = [_spread([100 * result.metrics[name] for result in results]) for name in names]
         ours_text = " / ".join(parts) if results else NOT_RUN
         rows.append({"method": method, "features": "1", "paper, market": "", "paper, duke": "", "recorded": ours_text})
     if not any("features" in row for row in printed.values()):  # a paper that does not count them
@@ -188,14 +229,19 @@ def effects(
 ) -> list[dict[str, str]]:
     """One row a claim: the paired difference of its measure in points, in print and recorded, and the verdict.
 
+    A claim about two variants that are the same run at this preset is left out (05 on archives: p = 0.1 and its own).
+
     Args:
         notebook: "02" or "02_baseline".
         preset: size of the runs.
         sentences: what is claimed; all of the notebook's `claims.effects` where left out.
         folder: where the result files are.
     """
-    rows, results = [], recorded(notebook, preset, folder=folder)
+    rows, results, usual = [], recorded(notebook, preset, folder=folder), _usual(notebook, preset)
     for effect in sentences or claims.effects(notebook):
+        ours, theirs = (usual | recipe(notebook).VARIANTS[name].changes for name in (effect.variant, effect.against))
+        if ours == theirs:
+            continue
         printed, found = claims.points_in_print(notebook, effect), _found(results, effect)
         titles = [recipe(notebook).VARIANTS[name].title for name in (effect.variant, effect.against)]
         row = {"claim": effect.claim, "who says so": effect.source or "our question", "compared": " − ".join(titles)}
@@ -219,14 +265,17 @@ def side_by_side(
         sentences: what is claimed; all of the notebook's `claims.effects` where left out.
         folder: where the result files are.
     """
-    sentences = sentences or claims.effects(notebook)
-    worlds = {title: effects(notebook, preset, sentences, folder=folder) for title, preset in presets.items()}
-    rows = []
-    for number, effect in enumerate(sentences):
-        same = {title: found[number] for title, found in worlds.items()}
+    sentences, rows = sentences or claims.effects(notebook), []
+    worlds = {
+        title: {row["claim"]: row for row in effects(notebook, preset, sentences, folder=folder)}
+        for title, preset in presets.items()
+    }
+    for effect in sentences:
+        printed = claims.points_in_print(notebook, effect)
         row = {"claim": effect.claim + f" ({effect.measure})" * (effect.measure != "mAP")}
-        row["paper"] = next(iter(same.values()))["paper"]
-        for title, one in same.items():
+        row["paper"] = "–" if printed is None else f"{printed:+.1f}"
+        for title, found in worlds.items():
+            one = found.get(effect.claim, {"points": "the same run", "seeds": "0", "verdict": ""})
             interval = f" ({one['95 % interval']}), {one['seeds']} seeds" if one["seeds"] != "0" else ""
             row |= {title: one["points"] + interval, f"{title}: verdict": one["verdict"]}
         rows.append(row)
@@ -326,7 +375,7 @@ def _compare(results: Mapping[str, list[Result]], variant: str, against: str, me
     return compare(pairs, shared=not _own_cities(list(ours.values()))) if pairs else None
 
 
-def _map_and_rank1(percent: Sequence[float] | None) -> str:
+def _map_and_rank1(percent: Sequence[float | None] | None) -> str:
     """ "88.9 / 94.9" (and rank-5, rank-10 where they are printed), or a dash; a dash for each that is not printed."""
     return " / ".join("–" if value is None else f"{value:.1f}" for value in percent) if percent else "–"
 

@@ -50,6 +50,19 @@ def to_pil(pixels):
 # ---- the bank ----
 
 
+def test_images_come_to_their_size_as_asked(tmp_path):
+    """Bilinearly, or bicubically as the releases of SLSR and MAR do; both as Pillow."""
+    image = smooth_image(30, 20)
+    image.save(tmp_path / "0.png")
+    records = [Record(tmp_path / "0.png", pid=1, camid=0)]
+    found = {}
+    for name, how in module.RESAMPLING.items():
+        found[name] = load(records, (45, 31), resize=name).pixels[0].permute(1, 2, 0).numpy()
+        assert np.array_equal(found[name], np.asarray(image.resize((31, 45), how)))
+    assert list(found) == ["bilinear", "bicubic"] and not np.array_equal(*found.values())
+    assert np.array_equal(load(records, (45, 31)).pixels[0].permute(1, 2, 0).numpy(), found["bilinear"])
+
+
 def test_load_keeps_order_labels_and_exact_pixels(tmp_path):
     pixels = noise(6, 16, 8)
     records = []

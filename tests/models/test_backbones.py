@@ -1,8 +1,10 @@
 """Backbones against the released networks' parameter counts, names, blocks; and files of weights, good and bad."""
 
 import argparse
+import hashlib
 import math
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -413,3 +415,70 @@ def test_of_numpy_no_more_than_numbers_may_stand_beside_the_tensors(tmp_path, ne
 
 def test_every_backbone_is_listed_by_its_name():
     assert all(getattr(backbones, name) is make for name, make in BACKBONES.items())
+
+
+# ------------------------------------------------------------------------------------------------------------- imagenet
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder of files as PyTorch keeps them, and a small file that torchvision publishes for the thin resnet34."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    source = tmp_path / "published.pth"
+    torch.save(small_resnet(width=4).state_dict(), source)
+    name = f"resnet34-{hashlib.sha256(source.read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(backbones.IMAGENET, "resnet34", name)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("a test downloads nothing"))
+    return folder, source
+
+
+def test_imagenet_is_the_file_that_torchvision_publishes(published, monkeypatch):
+    folder, source = published
+
+    def download(url, path, hash_prefix, *, progress):
+        assert url == torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url and not progress
+        assert hash_prefix == backbones.IMAGENET["resnet34"][9:17] and Path(path).parent == folder
+        shutil.copy(source, path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    path = backbones.imagenet_weights("resnet34")
+    assert path.parent == folder and path.read_bytes() == source.read_bytes()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    assert backbones.imagenet_weights("resnet34") == path  # and it is downloaded once
+    path.write_bytes(b"another file")
+    with pytest.raises(ValueError, match=r"not the file that its name says: its SHA-256 begins with \w{8}; delete it"):
+        backbones.imagenet_weights("resnet34")
+
+
+@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("invalid hash value")])
+def test_without_a_network_the_file_may_come_by_hand(published, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    folder, source = published
+    sentence = f"could not be downloaded \\({error}\\); where there is no network, put resnet34-.* into {folder}, name"
+    with pytest.raises(ValueError, match=sentence):
+        backbones.imagenet_weights("resnet34")
+    shutil.copy(source, folder / backbones.IMAGENET["resnet34"])
+    assert backbones.imagenet_weights("resnet34").parent == folder
+
+
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("resnet50_ibn_a", "torchvision publishes none for resnet50_ibn_a; the authors of IBN-Net do, .*: put resnet50"),
+    ("se_resnet50", "torchvision publishes none for se_resnet50; Cadene does, .*: put se_resnet50-ce0d4300.pth into"),
+    ("se_resnext50", "torchvision publishes none for se_resnext50; Cadene does, .*: put se_resnext50_32x4d-a26"),
+    ("small_resnet", "nobody has learnt ImageNet with small_resnet, a network of this project; set weights to ref"),
+])  # fmt: skip
+def test_who_publishes_nothing_is_named_and_the_remedy_too(published, name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        backbones.imagenet_weights(name)
+
+
+def test_every_backbone_has_its_file_or_none_at_all():
+    """torchvision's files are those that it names itself."""
+    assert BACKBONES.keys() - backbones.IMAGENET.keys() == {"small_resnet"}
+    assert backbones.TORCHVISION.keys() | backbones.OTHERS.keys() == backbones.IMAGENET.keys()
+    for name, weights in backbones.TORCHVISION.items():
+        assert weights.url.rpartition("/")[2] == backbones.IMAGENET[name]

@@ -15,6 +15,7 @@ import miniatures
 from reidkit import parameters, runs
 from reidkit.data.images import identity_labels
 from reidkit.data.samplers import Sample
+from reidkit.embed import embed
 from reidkit.losses.triplet import batch_hard_triplet_loss
 from reidkit.models.backbones import small_resnet
 from reidkit.models.heads import BNNeck, ReID
@@ -22,6 +23,7 @@ from reidkit.recipes import baseline, driver, sources, supervised
 from reidkit.recipes.baseline import VARIANTS, Parameters, run, training_step
 
 FEW = {"epochs": 2, "steps_per_epoch": 2, "p": 3, "k": 2, "height": 32, "width": 16, "dataset": "market1501"}
+FEW |= {"weights": "scratch"}
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +155,16 @@ def test_checkpoints_stay_where_somebody_wants_them_kept(archive, tmp_path, monk
     assert few("default", archive).metrics == first.metrics
 
 
-def test_no_weights_are_not_the_weights_of_the_preset(archive):
-    preset = {"archive": archive, "epochs": 0, "seed": 1}
-    usual, scratch, reference = (few("default", **preset, **o) for o in ({}, {"weights": ""}, {"weights": "reference"}))
-    assert torch.equal(usual.objects["query"].x, scratch.objects["query"].x)
-    assert not torch.equal(usual.objects["query"].x, reference.objects["query"].x)
+def test_scratch_is_what_no_weights_are_where_people_are_drawn(archive):
+    """On an archive it must be said: nobody forgets ImageNet by leaving a parameter out."""
+    scratch, reference = (few("untrained", archive, weights=name, seed=1) for name in ("scratch", "reference"))
+    assert not torch.equal(scratch.objects["query"].x, reference.objects["query"].x)
+    runs.seed(1)
+    empty = supervised.build_model(Parameters.of(FEW | {"weights": ""}), scratch.objects["data"].split.num_pids)
+    assert torch.equal(embed(empty, scratch.objects["data"].query).x, scratch.objects["query"].x)
+    with pytest.raises(ValueError, match=r"weights is empty, and market1501 is an archive, .* or to scratch if that"):
+        few("default", archive, weights="")
+    supervised.check_weights(Parameters(weights=""))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +215,7 @@ def test_a_batch_of_one_image_has_no_statistics(archive):
 
 def test_the_released_recipe_runs_dry(archive):
     """The preset market1501 as it is, but for the length of an epoch, the number of them, and a thin network."""
-    few_of_it = {"epochs": 1, "steps_per_epoch": 2, "p": 3, "height": 64, "width": 32}
+    few_of_it = {"epochs": 1, "steps_per_epoch": 2, "p": 3, "height": 64, "width": 32, "weights": "scratch"}
     result = run(preset="market1501", data_root=str(archive), progress=False, **few_of_it)
     released = Parameters.of(parameters.preset("02", "market1501"))
     assert result.params == released.but(**few_of_it, data_root=str(archive)).values()

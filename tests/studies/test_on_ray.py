@@ -23,6 +23,7 @@ from reidkit.studies.runner import Job, run_study
 
 SEED = 81632  # of no other run
 FEW = {"dataset": "market1501", "epochs": 60, "steps_per_epoch": 2, "p": 2, "k": 2, "height": 32, "width": 16}
+FEW["weights"] = "scratch"
 LEADER = """
 import json, sys
 from reidkit.studies import runner

@@ -8,13 +8,15 @@ import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 
 import miniatures
-from reidkit import claims, runs
+from reidkit import claims, cli, runs
 from reidkit.studies import runner
 from reidkit.studies.runner import SHORT, Job, expand, plan, recipe, run_study, verify
 
 FEW = {"dataset": "market1501", "epochs": 1, "steps_per_epoch": 1, "p": 2, "k": 2, "height": 32, "width": 16}
+FEW["weights"] = "scratch"
 NUMBERS = ("02", "03", "04", "05", "06")
 
 
@@ -217,3 +219,34 @@ def test_a_run_ends_with_the_study_that_began_it(tmp_path, monkeypatch, changes)
     script += "threading.Thread(target=_end_with, args=(1,), daemon=True).start(); time.sleep(60)"
     start, pid = time.monotonic(), os.spawnv(os.P_NOWAIT, os.sys.executable, [os.sys.executable, "-c", script])
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1 and time.monotonic() - start < 50
+
+
+def test_a_study_leaves_out_what_needs_another_archive_and_says_so(tmp_path, changes, capsys, monkeypatch):
+    """Market-1501 alone is enough for a study of the ranking recipe; what fails for another reason still fails."""
+    monkeypatch.setattr(runner, "_here", lambda jobs, **_: [(job, "") for job in jobs])
+    jobs = plan("03", "market1501", variants=["softmax", "lin_there", "lin_back"], seeds=[0], changes=changes)
+    assert [job.missing for job in jobs] == ["", "dukemtmc", "dukemtmc"]
+    assert run_study(jobs, folder=tmp_path / "out") == []
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if "not run" in line] == [
+        f"03.market1501.lin_{way}.0: not run, needs dukemtmc" for way in ("there", "back")
+    ]
+    assert next(line for line in said if "done," in line).startswith("03.market1501.softmax.0")
+    arguments = [
+        "study",
+        "03",
+        "--preset",
+        "market1501",
+        "--seeds",
+        "0",
+        "--variants",
+        "softmax,lin_there",
+        "--dry-run",
+    ]
+    options = [word for name, value in changes.items() for word in ("-p", name, str(value))]
+    listed = CliRunner().invoke(cli.main, [*arguments, *options, "--out", str(tmp_path / "out")])
+    assert [line.split(maxsplit=1)[1] for line in listed.output.splitlines()] == [
+        "missing", "missing, not run, needs dukemtmc"
+    ]  # fmt: skip
+    miniatures.dukemtmc(tmp_path / "data" / "dukemtmc")
+    assert not any(job.missing for job in jobs)

@@ -4,17 +4,19 @@ import dataclasses
 
 import pytest
 
-from reidkit import claims, runs
+from reidkit import claims, parameters, runs
 from reidkit.claims import Effect
 from reidkit.recipes import baseline
 from reidkit.studies import tables
+from reidkit.studies.runner import recipe
 
 
-def record(folder, variant, seed, aps, *, pids=(1, 2, 3), dataset="market", rank1=0.5, notebook="02", code="", **more):
+def record(folder, variant, seed, aps, *, pids=(1, 2, 3), dataset="market", rank1=0.5, notebook="02", code="",
+           preset="tiny", **more):  # fmt: skip
     metrics = {"rank1": rank1, "rank5": 0.8, "mAP": sum(aps) / len(aps)} | more
     params = {"dataset": dataset, "city_seed": seed}
     per_query = {"pid": list(pids), "ap": list(aps)}
-    result = runs.Result(notebook, "tiny", variant, seed, params, metrics, 1.0, 1, per_query=per_query)
+    result = runs.Result(notebook, preset, variant, seed, params, metrics, 1.0, 1, per_query=per_query)
     result = dataclasses.replace(result, provenance={"code": code or runs.digest(notebook)})
     runs.save_result(result, folder)
 
@@ -115,6 +117,12 @@ def test_two_worlds_are_asked_whether_they_rank_alike(folder):
     assert rows[1]["tiny"] == pytest.approx(0.5) and rows[1]["market_cpu"] == pytest.approx(0.2)
 
 
+def test_a_claim_about_one_and_the_same_run_is_left_out():
+    """p = 0.1 is what the archives run anyway."""
+    drawn, archive = ({row["claim"] for row in tables.effects("05", name)} for name in ("quick", "market1501"))
+    assert drawn - archive == {"p = 0.1 is better than p = 0.2"} and archive < drawn
+
+
 def test_a_question_of_ours_cannot_be_reproduced_only_seen(folder):
     question = Effect("the neck helps", "neck", "softmax")
     row = tables.effects("02", "tiny", [question], folder=folder)[0]
@@ -164,6 +172,72 @@ def test_print_record_and_this_run_stand_side_by_side(tmp_path):
     assert (lin["paper, market"], lin["paper, duke"]) == ("88.9 / 94.9", "80.8 / 90.9")
     assert (lin["seeds"], lin["mAP"], lin["rank1"]) == ("2", "41.0 ± 1.4", "60.0 ± 0.0")
     assert (lin["this run"], softmax["this run"], softmax["mAP"]) == ("–", "25.0 / 50.0", tables.NOT_RUN)
+
+
+WHOLE = ["mAP_trapezoid", "rank1", "rank5", "rank10"]  # AP as the Market toolbox counts it, single query
+SINGLE = ["mAP_single", "rank1_single", "rank5_single", "rank10_single"]  # galleries of one image a person
+LIKE = {  # notebook, preset, variant: table, numbers, and what each is in our results
+    ("03", "market1501", "default"): ("II", [88.9, 94.9], ["mAP", "rank1"]),
+    ("03", "dukemtmc", "default"): ("II", [80.8, 90.9], ["mAP", "rank1"]),
+    ("03", "market1501", "resnet50"): ("V", [87.2, 95.0], ["mAP", "rank1"]),
+    ("03", "market1501", "lin_there"): ("VI", [28.6, 45.5], ["mAP", "rank1"]),  # tested in the other archive
+    ("03", "market1501", "lin_back"): ("VI", [25.5, 52.7], ["mAP", "rank1"]),
+    ("03", "market1501_printed", "softmax"): ("I", [86.1, 94.6], ["mAP", "rank1"]),
+    ("04", "market1501", "default"): ("4 and 6", [79.08, 92.43, 97.27, 98.39], WHOLE),
+    ("04", "market1501", "baseline"): ("4 and 6", [74.16, 90.05, 96.82, 98.10], WHOLE),
+    ("04", "market1501_resnet50", "default"): ("4 and 6", [75.15, 89.16, 95.78, 97.33], WHOLE),
+    ("04", "market1501_resnet50_printed", "baseline"): ("4 and 6", [69.70, 87.29, 95.57, 96.94], WHOLE),
+    ("04", "market1501_baseline", "baseline"): ("4 and 6", [74.16, 90.05, 96.82, 98.10], WHOLE),
+    ("04", "dukemtmc", "default"): ("4 and 6", [67.78, 82.94, 91.69, 94.43], WHOLE),
+    ("04", "market1501", "lsro"): (None, None, None),  # printed of ResNet-50 alone
+    ("04", "market1501_resnet50", "lsro"): ("4 and 6", [66.07, 83.97], WHOLE[:2]),
+    ("04", "market1501", "amount_2_clusters_3"): (
+        2, [89.01, 92.70, 96.05, 96.94], ["mAP_reranked_trapezoid", "rank1_reranked", "-", "-"]
+    ),
+    ("04", "market1501_resnet50", "amount_2_clusters_3"): (None, None, None),  # Table 2 is of DenseNet-121
+    ("04", "cuhk03", "default"): ("4 and 6", [89.47, 83.61, 96.95, 98.88], SINGLE),
+    ("04", "cuhk03_resnet50", "baseline"): ("4 and 6", [83.91, 75.11, 94.97, 97.87], SINGLE),
+    ("04", "viper", "default"): ("4 and 6", [67.41, 81.01, 88.61, 93.51], ["rank1", "rank5", "rank10", "rank20"]),
+    ("04", "viper_resnet50", "lsro"): (None, None, None),
+    ("05", "market1501", "default"): (None, None, None),  # its tables are lost
+    ("06", "market1501", "default"): (3, [40.0, 67.7, 81.9, 87.3], ["mAP_mar", "rank1", "rank5", "rank10"]),
+    ("06", "dukemtmc", "pretrained"): (3, [28.8, 43.1, 59.2, 65.7], ["mAP_mar", "rank1", "rank5", "rank10"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", LIKE, ids=".".join)
+def test_a_run_on_an_archive_stands_beside_its_own_network_convention_and_protocol(run):
+    number, name, variant = run
+    params = recipe(number).Parameters.of(
+        {**parameters.preset(number, name), **recipe(number).VARIANTS[variant].changes}
+    )
+    found = claims.beside(number, variant, params.values())
+    assert tuple(found.get(key) for key in ("table", "printed", "measures")) == LIKE[run]
+
+
+def test_a_table_of_an_archive_compares_like_with_like(tmp_path):
+    more = {"mAP_trapezoid": 0.36, "rank5": 0.8, "rank10": 0.9, "mAP_reranked_trapezoid": 0.6, "rank1_reranked": 0.7}
+    for variant in ("default", "amount_2_clusters_3"):
+        record(tmp_path, variant, 0, [0.3, 0.5], pids=(1, 2), notebook="04", preset="market1501", **more)
+    chosen = ["baseline", "default", "amount_2_clusters_3"]
+    here = {"baseline": "not run: no time", "default": {"mAP_trapezoid": 0.5, "rank1": 0.6, "rank5": 0.7, "rank10": 1}}
+    none, whole, reranked = tables.beside_paper("04", "market1501", chosen, this_run=here, folder=tmp_path)
+    assert {row["network"] for row in (none, whole, reranked)} == {"densenet121"}
+    assert whole["paper"] == "79.1 / 92.4 / 97.3 / 98.4" and whole["recorded"] == "36.0 / 50.0 / 80.0 / 90.0"
+    assert whole["of"] == "mAP_trapezoid / rank1 / rank5 / rank10" and whole["this run"] == "50.0 / 60.0 / 70.0 / 100.0"
+    assert (reranked["recorded"], reranked["of"]) == ("60.0 / 70.0", "mAP_reranked_trapezoid / rank1_reranked")
+    assert (none["recorded"], none["this run"]) == (tables.NOT_RUN, "not run: no time")
+    ours = {"ours": ("default", ""), "re-ranked": ("default", "_reranked")}
+    rows = tables.state_of_the_art("04", "market1501", ours, folder=tmp_path)
+    assert [row["recorded"] for row in rows[-2:]] == ["36.0 / 50.0", "60.0 / 70.0"]
+
+
+def test_a_row_that_needs_another_archive_says_so():
+    for make in (tables.ablation, tables.beside_paper):
+        softmax, abroad = make("03", "market1501", ["softmax", "lin_there"], folder="no/such/folder")
+        values = [row.get("mAP", row.get("recorded")) for row in (softmax, abroad)]
+        assert values == [tables.NOT_RUN, "not run: needs dukemtmc"]
+    assert tables.ablation("03", "tiny", ["lin_there"], folder="no/such/folder")[0]["mAP"] == tables.NOT_RUN
 
 
 def test_a_recipe_without_printed_rows_has_dashes(folder):
