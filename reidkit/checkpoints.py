@@ -50,8 +50,9 @@ def facts(training_step, epochs, optimizers, schedules, dtype) -> dict[str, Any]
 
 @contextlib.contextmanager
 def keep(
-    folder: Path, model: nn.Module, optimizers: dict, state: dict, facts: dict, changed: str | Sequence[str] = ()
-) -> Iterator["Checkpoint"]:
+    folder: Path, model: nn.Module, optimizers: dict, state: dict, facts: dict, changed: str | Sequence[str] = (),
+    scaler: torch.amp.GradScaler | None = None
+) -> Iterator["Checkpoint"]:  # fmt: skip
     """Open the checkpoint in `folder` for this run alone; another run of the same folder waits.
 
     Facts named in `changed` may differ from those of the run that is there.
@@ -60,7 +61,7 @@ def keep(
     if unknown := [name for name in changed if name not in MAY_CHANGE]:
         raise ValueError(f"changed names {unknown}; what may differ from the kept run is {', '.join(MAY_CHANGE)}.")
     with files.lock(folder.parent / f".{folder.name}.lock"):
-        yield Checkpoint(folder, model, optimizers, state, facts, changed)
+        yield Checkpoint(folder, model, optimizers, state, facts, changed, scaler)
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Checkpoint:
     state: dict[str, Any]
     facts: dict[str, Any]
     changed: tuple[str, ...] = ()
+    scaler: torch.amp.GradScaler | None = None
 
     def check(self) -> None:
         """Refuse, before the first step, what could not be kept or not be read back.
@@ -122,6 +124,7 @@ class Checkpoint:
             "state": {name: _state_of(item) for name, item in self.state.items()},
             "rng": rng,
             "extra": _extra(self.model),
+            "scaler": self.scaler.state_dict() if self.scaler else {},  # empty unless the network is in fp16
         }
 
     def restore(self) -> list[dict[str, Any]]:
@@ -152,6 +155,8 @@ class Checkpoint:
             self._restore_optimizer(name, optimizer, saved["optimizers"].get(name), record["facts"])
         for name, item in self.state.items():
             (item.set_state if isinstance(item, torch.Generator) else item.load_state_dict)(saved["state"][name])
+        if self.scaler and self.scaler.is_enabled() and saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["rng"]["cpu"])
         if "cuda" in saved["rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved["rng"]["cuda"])
