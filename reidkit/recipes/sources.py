@@ -10,7 +10,7 @@ from reidkit.data.images import Images, load
 from reidkit.data.layouts import cuhk03, dukemtmc, market1501, msmt17, viper
 from reidkit.data.records import Split
 from reidkit.parameters import choose
-from reidkit.recipes.driver import Parameters, check_writable
+from reidkit.recipes.driver import Parameters, check_writable, device
 from reidkit.world.cameras import Knobs
 from reidkit.world.city import build_city
 
@@ -77,7 +77,7 @@ def open_split(
         out = find_city(dataset, data_root=data_root, preset=preset, city_seed=city_seed, knobs=knobs)
         city, read = CITIES[dataset]
         plan = {"city": city, "preset": preset, "seed": city_seed, "knobs": _turned(knobs)}
-        return read(build_city(out, **plan, progress=progress))
+        return read(build_city(out, **plan, device=device(), progress=progress))
     read, names = choose("dataset", dataset, CITIES | ARCHIVES)
     return read(next((root / name for name in names if (root / name).is_dir()), root / names[-1]))
 
