@@ -46,7 +46,7 @@ class Parameters(parameters.Parameters):
     last_relu: bool = parameter(True, "whether the backbone ends with a ReLU; the reference weights do without")
     precision: str = parameter(
         "auto",
-        "what the network computes in: auto (bf16 or fp16 on CUDA, whichever it has, fp32 elsewhere), bf16, fp16, fp32",
+        "what the network computes in: auto (what a GPU is made for, fp32 elsewhere), bf16, fp16, fp32",
         among=("auto", "bf16", "fp16", "fp32"),
     )
 
