@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from reidkit import files
 from reidkit.models.backbones import differences
 
 PARTS = ("weights.safetensors", "state.pt")
+CHEAP, SHARE = 1.0, 0.02  # seconds, and share of the time, that a save may take
 MAY_CHANGE = ("epochs", "precision", "optimizers", "schedules", "training_step")  # what `changed` may name
 WITHIN = [k / 8 for k in range(1, 8)]  # where schedules are compared between the epochs
 
@@ -79,6 +81,12 @@ class Checkpoint:
     facts: dict[str, Any]
     changed: tuple[str, ...] = ()
     scaler: torch.amp.GradScaler | None = None
+    cost: float = 0.0  # seconds that the last save took
+    saved: float = 0.0  # when it was done, by the clock of `time.perf_counter`
+
+    def is_due(self) -> bool:
+        """Whether a save would be cheap: less than a second, or than 2 % of the time since the last one."""
+        return self.cost < CHEAP or self.cost < SHARE * (time.perf_counter() - self.saved)
 
     def check(self) -> None:
         """Refuse, before the first step, what could not be kept or not be read back.
@@ -99,7 +107,7 @@ class Checkpoint:
 
     def save(self, rows: list[dict[str, Any]]) -> None:
         """Write the state after the last epoch of `rows`, then drop the one before."""
-        part, state = self.folder / f"part-{os.getpid()}", io.BytesIO()
+        start, part, state = time.perf_counter(), self.folder / f"part-{os.getpid()}", io.BytesIO()
         torch.save(self._state(), state)
         weights = _weights(self.model)
         parts = dict(zip(PARTS, (save(weights), state.getvalue()), strict=True))
@@ -114,6 +122,8 @@ class Checkpoint:
             raise
         for old in sorted(self.folder.glob("epoch-*"))[:-1]:
             shutil.rmtree(old)
+        self.saved = time.perf_counter()
+        self.cost = self.saved - start
 
     def _state(self) -> dict[str, Any]:
         rng = {"cpu": torch.get_rng_state()} | (

@@ -173,8 +173,9 @@ def fit(
             optimizers, a list, or a dict by name.
         state: whatever else must survive a kill, by name: `torch.Generator`s, and objects with `state_dict` and
             `load_state_dict` such as memories.
-        checkpoint: a folder that keeps the last whole epoch; a run found there is continued, and a finished one is
-            extended by a larger `epochs` if the schedules are the same where it has been.
+        checkpoint: a folder that keeps the last whole epoch (of those that take longer than a second to keep, as many
+            as take 2 % of the time); a run found there is continued, and a finished one is extended by a larger
+            `epochs` if the schedules are the same where it has been.
         changed: what differs on purpose from the run in `checkpoint`, which is otherwise an error: any of "optimizers",
             "schedules", "precision", "training_step".
         precision: "auto" (bf16 or fp16 on CUDA, whichever it has, fp32 elsewhere), "bf16", "fp16" or "fp32". With fp16
@@ -232,7 +233,7 @@ def fit(
             note(_line(row, epochs), enabled=progress)
         for epoch in range(len(history.rows), epochs):
             history.rows.append(loop.run(epoch, steps_bar))
-            if checkpoint is not None:
+            if checkpoint is not None and (epoch == epochs - 1 or keeper.is_due()):
                 keeper.save(history.rows)
             note(_line(history.rows[-1], epochs), enabled=progress)
     return history

@@ -697,6 +697,27 @@ def checkpointed(tmp_path, *, model=None, epochs=1, lr=0.1, step=squared_error, 
                checkpoint=tmp_path / "run", **more)  # fmt: skip
 
 
+def test_what_takes_long_to_keep_is_kept_as_often_as_two_percent_of_the_time_allow(tmp_path, monkeypatch):
+    clock, kept, write = [0.0], [], checkpoints.files.write_bytes
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: clock[0])
+
+    def slowly(path, data):
+        clock[0] += 1.0  # three times a save
+        write(path, data)
+
+    def step(model, batch):
+        kept.extend(sorted({int(path.name[6:]) for path in (tmp_path / "run").glob("epoch-*")} - set(kept)))
+        clock[0] += 10.0
+        return squared_error(model, batch)
+
+    monkeypatch.setattr(checkpoints.files, "write_bytes", slowly)
+    model = linear()
+    options = {"epochs": 26, "optimizers": sgd(model), "checkpoint": tmp_path / "run", "progress": False}
+    fit(model, make_batches(1), step, **options)
+    assert kept == [1, 17]  # the first, and the next after more than 150 seconds
+    assert [path.name for path in (tmp_path / "run").glob("epoch-*")] == ["epoch-00026"]  # and the last
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     first, model = linear(), linear(seed=9)
     rows = checkpointed(tmp_path, model=first).rows
