@@ -4,6 +4,7 @@
 What such a device cannot show is named in `UNSEEN`.
 """
 
+import json
 from unittest import mock
 
 import pytest
@@ -46,7 +47,7 @@ MAY_WAIT = {
     ("soft_multilabel.py", "<listcomp>"): "of that",
     ("soft_multilabel.py", "kth_largest_agreement"): "of that",
 }
-CALLERS = ("gpu_check.py", "test_cuda.py")  # which copy their inputs to the device and read what came of them
+CALLERS = ("gpu_check.py", "trainings.py", "test_cuda.py")  # which bring inputs, and read what came of them
 
 # What no fake device shows, by the name of what stands in for it
 UNSEEN = {
@@ -261,3 +262,38 @@ def test_a_pass_that_is_left_early_leaves_no_thread_behind():
         next(iterator)
         iterator.close()
         assert len(list(batches_of(numbered(), device="cuda"))) == 2
+
+
+# ---------------------------------------------------------------------------------------------------- tools/gpu_check
+
+
+def test_without_a_card_the_check_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_check.main([]) == 2
+    assert capsys.readouterr().out.startswith("There is no CUDA device here; --fake runs")
+
+
+def test_the_check_gives_a_line_for_each_loss(capsys):
+    assert gpu_check.main(["--fake", "losses"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "device: fake" and lines[-1] == "All agree." and len(lines) == len(gpu_check.LOSSES) + 2
+
+
+def test_the_check_fails_where_a_device_differs_or_an_error_occurs(capsys, monkeypatch):
+    wrong = {
+        "another number": lambda: [torch.ones(2) if gpu_check.device() == "cpu" else torch.tensor([1.0, 1.1])],
+        "an error": lambda: [torch.zeros(2, device=gpu_check.device()) + torch.zeros(2)],
+        "no number": lambda: [torch.ones(2) if gpu_check.device() == "cpu" else torch.full((2,), torch.nan)],
+    }
+    monkeypatch.setitem(gpu_check.CHECKS, "losses", wrong)
+    assert gpu_check.main(["--fake", "losses"]) == 1
+    out = capsys.readouterr().out
+    assert "more than 0.0001" in out and "DeviceError: aten.add.Tensor mixes" in out and "3 of 3 differ." in out
+
+
+def test_a_notebook_that_feeds_the_wrong_device_is_caught_by_its_cell(tmp_path):
+    model, wrong = "import torch\nmodel = torch.nn.Linear(2, 1).to('cuda')", "model(torch.zeros(1, 2))"
+    cells = [{"cell_type": "code", "source": source.splitlines(keepends=True)} for source in (model, wrong)]
+    (tmp_path / "09_wrong.ipynb").write_text(json.dumps({"cells": cells}))
+    with FakeCUDA(), pytest.raises(RuntimeError, match="cell 1: DeviceError"):
+        gpu_check.executed(tmp_path / "09_wrong.ipynb")

@@ -33,6 +33,7 @@ WAITING = (  # the host must know a number to go on
     *(aten.nonzero.default, aten.masked_select.default, aten.bincount.default, aten.repeat_interleave.Tensor),
     *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
 )
+FUSED = (aten._fused_sgd_.default, aten._fused_adam_.default)  # which change values alone, and know no empty ones
 HALVED = (torch.float32, torch.float16, torch.bfloat16)
 LOWERED = (  # what autocast computes in half precision
     *(F.linear, F.conv2d, F.conv_transpose2d, torch.conv2d, torch.conv_transpose2d),
@@ -176,6 +177,8 @@ class FakeCUDA(TorchDispatchMode):
             kwargs["device"] = "cpu" if self.values or to_host else "meta"
         if func is aten._local_scalar_dense.default and not self.values:
             return torch.zeros((), dtype=args[0].dtype).item()
+        if not self.values and func in FUSED:
+            return None
         if to_host and not self.values:
             return torch.zeros_like(args[0].held, device="cpu", dtype=kwargs.get("dtype"))
         if func is aten.copy_.default and not there[0] and not self.values:

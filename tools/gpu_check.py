@@ -1,7 +1,8 @@
 """Whether a GPU computes what the CPU does: losses and gradients, a few steps of each recipe, measures, pictures.
 
-    python tools/gpu_check.py            # on a machine with a card: a minute
+    python tools/gpu_check.py            # on a machine with a card
     python tools/gpu_check.py --fake     # anywhere: the same on a device that only says it is one, see fake_cuda.py
+    python tools/gpu_check.py --fake notebooks      # every cell of notebooks 01 to 06
 
 The exit code is 1 if anything differs, and 2 if there is no card.
 """
@@ -9,6 +10,8 @@ The exit code is 1 if anything differs, and 2 if there is no card.
 import argparse
 import contextlib
 import functools
+import io
+import json
 import sys
 import tempfile
 import time
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fake_cuda import FakeCUDA
+from front import notebook_paths
 from reidkit import pseudo_labels, runs
 from reidkit.data.images import Augment, Images
 from reidkit.data.samplers import Batches, PKSampler
@@ -30,16 +34,15 @@ from reidkit.losses import ranking as ranking_losses
 from reidkit.losses import smoothing, soft_multilabel, triplet
 from reidkit.metrics import retrieval
 from reidkit.metrics.reranking import k_reciprocal_rerank
-from reidkit.recipes import baseline, generators, one_shot, ranking, sparse_smoothing, supervised
-from reidkit.recipes import soft_multilabel as mar
+from reidkit.recipes import baseline, generators, sparse_smoothing, supervised
 from reidkit.recipes.driver import device
-from reidkit.recipes.extra_images import find_extra
 from reidkit.training import fit
 from reidkit.world import city
+from trainings import RECIPES, training
 
 PEOPLE, SHOTS, WIDE = 6, 4, 16  # of the batch that losses are given, and length of its embeddings
 CAREFUL = {"losses": 1e-4, "steps": 2e-2, "measures": 1e-4, "pictures": 1.01}  # share, or for pictures grey levels
-STEPS = {"epochs": 1, "steps_per_epoch": 2, "precision": "fp32"}
+STEPS = {"epochs": 1, "steps_per_epoch": 2}
 
 
 def numbers(*shape: int, seed: int = 0, unit: bool = False) -> Tensor:
@@ -141,52 +144,22 @@ LOSSES = {
 # ------------------------------------------------------------------------------------------------------------- steps
 
 
-def parameters(recipe, **changes):
-    return recipe.Parameters(seed=0, **STEPS | changes)
-
-
-def trained(
-    model: nn.Module, batches, step, optimizers, schedules, state=None, precision: str = "fp32"
-) -> list[Tensor]:
-    """The terms of a few steps, one epoch of them at a time."""
+def trained(number: str, **changes) -> list[Tensor]:
+    """The terms of a few steps of a recipe, and what its memories hold then."""
+    known = {"weights": ""} if number in ("04", "05", "06") else {}
+    params = RECIPES[number].Parameters(**known | STEPS | changes)
+    options = {"ready": True} if number == "06" else {}
+    model, *_, state = made = training(number, params, bank(params.height, params.width), PEOPLE, **options)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # which every device draws from a generator of its own
-    rows = fit(
-        model, batches, step, epochs=1, optimizers=optimizers, schedules=schedules, state=state, precision=precision,
-        progress=False,
-    ).rows  # fmt: skip
-    names = [name for name in rows[0] if name not in ("epoch", "steps", "seconds", "lr")]
-    return [torch.tensor([row[name] for row in rows for name in names])]
+    rows = fit(**made._asdict(), epochs=1, precision="fp32", progress=False).rows
+    terms = [value for row in rows for name, value in row.items() if name not in ("epoch", "steps", "seconds", "lr")]
+    return [torch.tensor(terms), *(table.cpu() for memory in state.values() for table in memory.buffers())]
 
 
-def step_of_baseline(recipe=baseline, **changes) -> list[Tensor]:
-    params, images = parameters(recipe, p=4, k=2, **changes), bank()
-    runs.seed(0)
-    model = supervised.build_model(params, PEOPLE)
-    fits = supervised.build_batches(params, images), recipe.build_step(params)
-    return trained(model, *fits, supervised.build_optimizer(params, model), supervised.build_schedule(params))
-
-
-def step_of_sparse_smoothing() -> list[Tensor]:
-    params, images = (
-        parameters(sparse_smoothing, weights="", extra="noise", amount=8, batch_size=8, hidden=8),
-        bank(72, 36),
-    )
-    labels, clusters = images.pids, images.pids % 2
-    extra = find_extra("noise", 8, images, labels, clusters, [], generated=True, seed=0)
-    runs.seed(0)
-    model = sparse_smoothing.build_model(params, PEOPLE)
-    loss = sparse_smoothing.build_loss(params, smoothing.cluster_membership(labels, clusters))
-    batches = sparse_smoothing.build_batches(params, images, labels, extra)
-    step, schedule = (
-        functools.partial(sparse_smoothing.training_step, loss=loss),
-        sparse_smoothing.build_schedule(params, 2),
-    )
-    return trained(model, batches, step, sparse_smoothing.build_optimizer(params, model), schedule)
-
-
-def step_of_generators() -> list[Tensor]:
+def generated_images() -> list[Tensor]:
+    """The terms of a few steps of a GAN, and what it makes of noise then."""
     params = sparse_smoothing.Parameters(gan_steps=2, gan_epochs=1, gan_batch=4, gan_channels=8, gan_precision="fp32")
     runs.seed(0)
     model, snapshots = generators.build(params).to(device()), generators.Snapshots(1, (64, 32), seed=0)
@@ -196,34 +169,6 @@ def step_of_generators() -> list[Tensor]:
     return [torch.tensor([row[name] for row in rows for name in names]), snapshots.images[1].float() / 255]
 
 
-def step_of_one_shot() -> list[Tensor]:
-    params = parameters(one_shot, weights="", batch_size=4, ce_only_epochs=0, dropout=0.0)
-    images = bank()
-    named, rest = torch.arange(0, len(images), SHOTS), (torch.arange(len(images)) % SHOTS).nonzero()[:, 0]
-    runs.seed(0)
-    model = one_shot.build_model(params, PEOPLE)
-    table = there(one_shot_losses.ExclusiveLoss(len(rest), model.dim))
-    batches = one_shot.LabelledAndUnlabelledBatches(params, images, named, images.pids[named], rest, seed=0)
-    optimizer, schedule = one_shot.build_optimizer(params, model), one_shot.build_schedule(params)
-    terms = trained(model, batches, one_shot.build_step(params, table), optimizer, schedule, {"exclusive": table})
-    return [*terms, table.table.cpu()]
-
-
-def step_of_soft_multilabel() -> list[Tensor]:
-    params = parameters(
-        mar, stage_one="train", weights="", source_batch=8, target_batch=8, mining_from=0, mining_ratio=0.3, beta=0.2
-    )
-    images = bank(128, 64)
-    runs.seed(0)
-    model = mar.stage_one(params, images, progress=False)
-    sides = [mar.build_batches(params, images, 8, seed=k, steps=2) for k in (0, 1)]
-    memory = there(mar.Memory(params, len(images), PEOPLE))
-    memory.initialise(model, images, precision="fp32")
-    optimizer, schedule = mar.build_optimizer(params, model), mar.build_schedule(params)
-    step = mar.build_step(params, memory)
-    return trained(model, mar.JoinedBatches(*sides), step, optimizer, schedule, {"memory": memory})
-
-
 def augmented(**changes) -> list[Tensor]:
     """Two passes of batches from the bank, augmented."""
     images = bank()
@@ -231,15 +176,18 @@ def augmented(**changes) -> list[Tensor]:
     return [part.cpu() for sample in batches for part in sample]
 
 
+BATCHES = {
+    "02": {"p": 4, "k": 2}, "03": {"p": 4, "k": 2}, "04": {"batch_size": 8, "hidden": 8},
+    "05": {"batch_size": 4, "ce_only_epochs": 0, "dropout": 0.0},
+    "06": {"source_batch": 8, "target_batch": 8, "stage_one": "train", "mining_from": 0, "mining_ratio": 0.3},
+}  # fmt: skip
 TRAINED = {
-    "baseline": step_of_baseline,
-    "baseline with triplet": functools.partial(step_of_baseline, triplet_weight=1.0),
-    "ranking": functools.partial(step_of_baseline, ranking),
-    "ranking, ranked list": functools.partial(step_of_baseline, ranking, ranking="ranked_list", margin=0.4),
-    "sparse_smoothing": step_of_sparse_smoothing,
-    "generators": step_of_generators,
-    "one_shot": step_of_one_shot,
-    "soft_multilabel": step_of_soft_multilabel,
+    **{number: functools.partial(trained, number, **changes) for number, changes in BATCHES.items()},
+    "02, triplet": functools.partial(trained, "02", triplet_weight=1.0, **BATCHES["02"]),
+    "03, ranked list": functools.partial(trained, "03", ranking="ranked_list", margin=0.4, **BATCHES["03"]),
+    "04, a square layer": functools.partial(trained, "04", noise_layer="post", **BATCHES["04"]),
+    "06, baseline": functools.partial(trained, "06", mining="features", **BATCHES["06"]),
+    "generators": generated_images,
     "augmentation": augmented,
     "augmentation, rectangular crops": functools.partial(augmented, rect_crop=1.0, pad=0, erase=0.0),
 }
@@ -282,7 +230,7 @@ def guessed(guess: Callable, **knobs) -> list[Tensor]:
 
 def embedded() -> list[Tensor]:
     runs.seed(0)
-    model = supervised.build_model(parameters(baseline), PEOPLE)
+    model = supervised.build_model(baseline.Parameters(), PEOPLE)
     return [embed(model, bank(), flip=True, batch_size=10, precision="fp32").x]
 
 
@@ -321,6 +269,31 @@ PICTURES = {"draw_rows": drawn}
 CHECKS = {"losses": LOSSES, "steps": TRAINED, "measures": MEASURES, "pictures": PICTURES}
 
 
+# -------------------------------------------------------------------------------------------------------- notebooks
+
+
+def executed(path: Path) -> list[Tensor]:
+    """Run the code of a notebook here; the sentence of an error names the cell."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.use("Agg")
+    names = {}
+    with contextlib.chdir(path.parent), contextlib.redirect_stdout(io.StringIO()):
+        for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+            if cell["cell_type"] == "code":
+                source = "".join(line for line in cell["source"] if not line.startswith("%"))
+                try:
+                    exec(compile(source, f"{path.stem} [{number}]", "exec"), names)
+                except Exception as error:
+                    raise RuntimeError(f"cell {number}: {type(error).__name__}: {error}") from error
+                pyplot.close("all")
+    return []
+
+
+NOTEBOOKS = {path.stem: functools.partial(executed, path) for path in notebook_paths() if "00" < path.stem < "07"}
+
+
 # ------------------------------------------------------------------------------------------------------------- main
 
 
@@ -341,28 +314,31 @@ def difference(kind: str, here: list[Tensor], reference: list[Tensor]) -> float:
     return max(gaps)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Whether a GPU computes what the CPU does.")
     parser.add_argument("--fake", action="store_true", help="on a device that only says it is one")
-    parser.add_argument("only", nargs="*", choices=[*CHECKS, []], help="kinds of checks; all by default")
-    asked = parser.parse_args()
+    kinds = CHECKS | {"notebooks": NOTEBOOKS}
+    parser.add_argument("only", nargs="*", help=f"of {', '.join(kinds)}; all but notebooks by default")
+    asked = parser.parse_args(arguments)
+    if unknown := set(asked.only) - set(kinds):
+        parser.error(f"there is no kind {', '.join(unknown)}; there are {', '.join(kinds)}.")
     if not (asked.fake or torch.cuda.is_available()):
         print("There is no CUDA device here; --fake runs the same checks on one that only says it is.")
         return 2
     print("device:", "fake" if asked.fake else torch.cuda.get_device_name())
     failed = 0
     for kind in asked.only or CHECKS:
-        for name, check in CHECKS[kind].items():
-            start, reference = time.perf_counter(), on_cpu(check)
+        for name, check in kinds[kind].items():
+            start, reference = time.perf_counter(), on_cpu(check) if kind in CHECKS else []
             try:
                 with FakeCUDA() if asked.fake else contextlib.nullcontext():
                     gap = difference(kind, check(), reference)
-                verdict = "ok" if gap <= CAREFUL[kind] else f"more than {CAREFUL[kind]:g}"
+                verdict = "ok" if gap <= CAREFUL.get(kind, 0) else f"more than {CAREFUL[kind]:g}"
             except Exception as error:  # the others are to be tried as well
                 gap, verdict = float("nan"), f"{type(error).__name__}: {str(error).splitlines()[0]:.90}"
             failed += verdict != "ok"
             print(f"{kind:9} {name:58} {gap:8.1e} {time.perf_counter() - start:6.1f} s  {verdict}", flush=True)
-    print(f"{failed} of {sum(len(CHECKS[kind]) for kind in asked.only or CHECKS)} differ." if failed else "All agree.")
+    print(f"{failed} of {sum(len(kinds[kind]) for kind in asked.only or CHECKS)} differ." if failed else "All agree.")
     return int(failed > 0)
 
 
