@@ -23,6 +23,7 @@ from reidkit.models.backbones import differences
 
 PARTS = ("weights.safetensors", "state.pt")
 CHEAP, SHARE = 1.0, 0.02  # seconds, and share of the time, that a save may take
+HOW = ("fused", "foreach", "capturable")  # options of an optimizer that say how it computes, not what
 MAY_CHANGE = ("epochs", "precision", "optimizers", "schedules", "training_step")  # what `changed` may name
 WITHIN = [k / 8 for k in range(1, 8)]  # where schedules are compared between the epochs
 
@@ -36,7 +37,7 @@ def facts(training_step, epochs, optimizers, schedules, dtype) -> dict[str, Any]
         "optimizers": {
             name: [
                 type(optimizer).__name__,
-                [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
+                [{k: v for k, v in g.items() if k not in ("params", *HOW)} for g in optimizer.param_groups],
             ]
             for name, optimizer in optimizers.items()
         },
@@ -179,7 +180,7 @@ class Checkpoint:
             return  # another kind of optimizer begins anew
         options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         try:
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(saved | {"param_groups": _computed_as(options, saved["param_groups"])})
         except ValueError:
             raise self._refusal(f"keeps the state of an optimizer {name!r} of other parameters") from None
         if before != now:
@@ -214,6 +215,13 @@ class Checkpoint:
         return ValueError(
             f"the checkpoint {self.folder} {problem}; delete the folder to start again, or name another one{remedy}."
         )
+
+
+def _computed_as(own: list[dict], groups: list[dict]) -> list[dict]:
+    """Groups of parameters as they were kept, computed as an optimizer does on this device."""
+    if len(own) != len(groups):
+        return groups  # which `load_state_dict` refuses
+    return [kept | {key: now[key] for key in HOW if key in now} for kept, now in zip(groups, own, strict=True)]
 
 
 def _state_of(item) -> Any:

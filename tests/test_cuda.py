@@ -4,6 +4,7 @@
 What such a device cannot show is named in `UNSEEN`.
 """
 
+import functools
 import json
 from unittest import mock
 
@@ -14,6 +15,8 @@ from torch import nn
 import gpu_check
 from fake_cuda import CUDA, DeviceError, FakeCUDA
 from gpu_check import CHECKS, difference, on_cpu
+from miniatures import people_in_colours
+from reidkit import runs
 from reidkit.data.images import Augment, Images
 from reidkit.data.samplers import Batches, PlainSampler
 from reidkit.models.backbones import BACKBONES
@@ -23,6 +26,7 @@ from reidkit.models.one_shot import HEADS
 from reidkit.models.precision import network_precision, resolve_precision
 from reidkit.models.sparse_smoothing import ClassBlock
 from reidkit.training import fit
+from trainings import RECIPES
 
 # Where a training may wait for the device, and what for
 MAY_WAIT = {
@@ -262,6 +266,42 @@ def test_a_pass_that_is_left_early_leaves_no_thread_behind():
         next(iterator)
         iterator.close()
         assert len(list(batches_of(numbered(), device="cuda"))) == 2
+
+
+# --------------------------------------------------------------------------------------------------------- whole runs
+
+SHORT = {
+    "02": {"p": 4, "k": 2, "epochs": 1, "steps_per_epoch": 2},
+    "03": {"p": 4, "k": 2, "epochs": 1, "steps_per_epoch": 2},
+    "04": {"amount": 8, "clusters": 2, "gan_batch": 4, "gan_epochs": 1, "gan_steps": 1, "epochs": 1}
+    | {"steps_per_epoch": 2, "batch_size": 8, "gan_init": "scratch", "gan_channels": 8},
+    "05": {"batch_size": 4, "epochs": 2, "steps_per_epoch": 1, "enlarging_factor": 0.4, "dropout": 0.0},
+    "06": {"source_dataset": "market1501", "stage_one": "train", "source_batch": 8, "target_batch": 8}
+    | {"mining_ratio": 0.3, "mining_from": 0, "steps_per_epoch": 2, "epochs": 1, "stage_one_epochs": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    root = tmp_path_factory.mktemp("archives")
+    people_in_colours(root / "market1501", 6)
+    return str(root)
+
+
+@pytest.mark.filterwarnings("ignore:.*of which mining_ratio.*takes none")
+@pytest.mark.parametrize("number", SHORT)
+def test_a_whole_run_gives_on_the_device_what_it_gives_on_the_cpu(number, archives, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    options = {"data_root": archives, "dataset": "market1501", "weights": "", "precision": "fp32", "progress": False}
+    run = functools.partial(RECIPES[number].run, preset="quick", **options | SHORT[number])
+    there = on_cpu(run)
+    with FakeCUDA():
+        here = run()
+        assert next(here.objects["model"].parameters()).device == CUDA
+    # a network of random noise ranks at random, and the last digits of its embeddings decide
+    assert here.metrics.keys() == there.metrics.keys()
+    for name in ("mAP", "rank1", "n_query", "n_valid", "n_gallery"):
+        assert here.metrics[name] == pytest.approx(there.metrics[name], abs=0.02)
 
 
 # ---------------------------------------------------------------------------------------------------- tools/gpu_check

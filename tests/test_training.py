@@ -697,6 +697,15 @@ def checkpointed(tmp_path, *, model=None, epochs=1, lr=0.1, step=squared_error, 
                checkpoint=tmp_path / "run", **more)  # fmt: skip
 
 
+@pytest.mark.parametrize("ways", [({}, {"fused": True}), ({"fused": True}, {}), ({}, {"foreach": True})])
+def test_a_run_is_continued_by_an_optimizer_that_computes_otherwise(tmp_path, ways):
+    for epochs, way in enumerate(ways, 1):
+        model = linear()
+        adam = torch.optim.Adam(model.parameters(), lr=0.1, **way)
+        fit(model, make_batches(), squared_error, epochs=epochs, optimizers=adam, checkpoint=tmp_path, progress=False)
+        assert adam.param_groups[0]["fused"] == way.get("fused") and adam.state[model.weight]["step"] == 3 * epochs
+
+
 def test_what_takes_long_to_keep_is_kept_as_often_as_two_percent_of_the_time_allow(tmp_path, monkeypatch):
     clock, kept, write = [0.0], [], checkpoints.files.write_bytes
     monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: clock[0])
