@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from reidkit import files
 from reidkit.models.backbones import differences
 
 PARTS = ("weights.safetensors", "state.pt")
+CHEAP, SHARE = 1.0, 0.02  # seconds, and share of the time, that a save may take
+HOW = ("fused", "foreach", "capturable")  # options of an optimizer that say how it computes, not what
 MAY_CHANGE = ("epochs", "precision", "optimizers", "schedules", "training_step")  # what `changed` may name
 WITHIN = [k / 8 for k in range(1, 8)]  # where schedules are compared between the epochs
 
@@ -34,7 +37,7 @@ def facts(training_step, epochs, optimizers, schedules, dtype) -> dict[str, Any]
         "optimizers": {
             name: [
                 type(optimizer).__name__,
-                [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
+                [{k: v for k, v in g.items() if k not in ("params", *HOW)} for g in optimizer.param_groups],
             ]
             for name, optimizer in optimizers.items()
         },
@@ -50,8 +53,9 @@ def facts(training_step, epochs, optimizers, schedules, dtype) -> dict[str, Any]
 
 @contextlib.contextmanager
 def keep(
-    folder: Path, model: nn.Module, optimizers: dict, state: dict, facts: dict, changed: str | Sequence[str] = ()
-) -> Iterator["Checkpoint"]:
+    folder: Path, model: nn.Module, optimizers: dict, state: dict, facts: dict, changed: str | Sequence[str] = (),
+    scaler: torch.amp.GradScaler | None = None
+) -> Iterator["Checkpoint"]:  # fmt: skip
     """Open the checkpoint in `folder` for this run alone; another run of the same folder waits.
 
     Facts named in `changed` may differ from those of the run that is there.
@@ -60,7 +64,7 @@ def keep(
     if unknown := [name for name in changed if name not in MAY_CHANGE]:
         raise ValueError(f"changed names {unknown}; what may differ from the kept run is {', '.join(MAY_CHANGE)}.")
     with files.lock(folder.parent / f".{folder.name}.lock"):
-        yield Checkpoint(folder, model, optimizers, state, facts, changed)
+        yield Checkpoint(folder, model, optimizers, state, facts, changed, scaler)
 
 
 @dataclass
@@ -77,6 +81,13 @@ class Checkpoint:
     state: dict[str, Any]
     facts: dict[str, Any]
     changed: tuple[str, ...] = ()
+    scaler: torch.amp.GradScaler | None = None
+    cost: float = 0.0  # seconds that the last save took
+    saved: float = 0.0  # when it was done, by the clock of `time.perf_counter`
+
+    def is_due(self) -> bool:
+        """Whether a save would be cheap: less than a second, or than 2 % of the time since the last one."""
+        return self.cost < CHEAP or self.cost < SHARE * (time.perf_counter() - self.saved)
 
     def check(self) -> None:
         """Refuse, before the first step, what could not be kept or not be read back.
@@ -97,7 +108,7 @@ class Checkpoint:
 
     def save(self, rows: list[dict[str, Any]]) -> None:
         """Write the state after the last epoch of `rows`, then drop the one before."""
-        part, state = self.folder / f"part-{os.getpid()}", io.BytesIO()
+        start, part, state = time.perf_counter(), self.folder / f"part-{os.getpid()}", io.BytesIO()
         torch.save(self._state(), state)
         weights = _weights(self.model)
         parts = dict(zip(PARTS, (save(weights), state.getvalue()), strict=True))
@@ -112,6 +123,8 @@ class Checkpoint:
             raise
         for old in sorted(self.folder.glob("epoch-*"))[:-1]:
             shutil.rmtree(old)
+        self.saved = time.perf_counter()
+        self.cost = self.saved - start
 
     def _state(self) -> dict[str, Any]:
         rng = {"cpu": torch.get_rng_state()} | (
@@ -122,6 +135,7 @@ class Checkpoint:
             "state": {name: _state_of(item) for name, item in self.state.items()},
             "rng": rng,
             "extra": _extra(self.model),
+            "scaler": self.scaler.state_dict() if self.scaler else {},  # empty unless the network is in fp16
         }
 
     def restore(self) -> list[dict[str, Any]]:
@@ -152,6 +166,8 @@ class Checkpoint:
             self._restore_optimizer(name, optimizer, saved["optimizers"].get(name), record["facts"])
         for name, item in self.state.items():
             (item.set_state if isinstance(item, torch.Generator) else item.load_state_dict)(saved["state"][name])
+        if self.scaler and self.scaler.is_enabled() and saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["rng"]["cpu"])
         if "cuda" in saved["rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved["rng"]["cuda"])
@@ -164,7 +180,7 @@ class Checkpoint:
             return  # another kind of optimizer begins anew
         options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         try:
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(saved | {"param_groups": _computed_as(options, saved["param_groups"])})
         except ValueError:
             raise self._refusal(f"keeps the state of an optimizer {name!r} of other parameters") from None
         if before != now:
@@ -199,6 +215,13 @@ class Checkpoint:
         return ValueError(
             f"the checkpoint {self.folder} {problem}; delete the folder to start again, or name another one{remedy}."
         )
+
+
+def _computed_as(own: list[dict], groups: list[dict]) -> list[dict]:
+    """Groups of parameters as they were kept, computed as an optimizer does on this device."""
+    if len(own) != len(groups):
+        return groups  # which `load_state_dict` refuses
+    return [kept | {key: now[key] for key in HOW if key in now} for kept, now in zip(groups, own, strict=True)]
 
 
 def _state_of(item) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reidkit.blocks import row_blocks
-from reidkit.data.images import Images, normalise
+from reidkit.data.images import Images, normalise, to_device
 from reidkit.distances import nearest
 from reidkit.inputs import Array, same_width, stored_rows
 from reidkit.models.precision import network_precision
@@ -44,7 +44,8 @@ def embed(
         images: n images, uint8.
         flip: add the embedding of the mirrored image, which some papers do at test time.
         batch_size: images at a time.
-        precision: what the network computes in: "auto" (bf16 on CUDA, fp32 elsewhere), "bf16" or "fp32".
+        precision: what the network computes in: "auto" (bf16 or fp16 on CUDA, whichever it has, fp32 elsewhere),
+            "bf16", "fp16" or "fp32".
         progress: show a bar where a person watches.
 
     Returns:
@@ -61,7 +62,7 @@ def embed(
     try:
         with network_precision(model, precision):
             for pixels in track(images.pixels.split(batch_size), title="embedding", unit="batch", enabled=progress):
-                batch = normalise(pixels.to(device))
+                batch = normalise(to_device(pixels, device))
                 x = model(batch).embedding
                 rows.append(F.normalize(x + model(batch.flip(3)).embedding if flip else x))
     finally:

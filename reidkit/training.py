@@ -24,6 +24,7 @@ from reidkit.models.precision import network_precision, resolve_precision
 from reidkit.progress import bar, is_watched, note
 
 Schedule = Callable[[float], float]
+PATIENCE = 20  # steps in a row that fp16 may leave out: the scale of the loss falls from 65,536 to less than 1
 LOOK_EVERY = 50  # steps between two looks at the numbers on CUDA, because each look makes the host wait for the device
 
 
@@ -172,11 +173,14 @@ def fit(
             optimizers, a list, or a dict by name.
         state: whatever else must survive a kill, by name: `torch.Generator`s, and objects with `state_dict` and
             `load_state_dict` such as memories.
-        checkpoint: a folder that keeps the last whole epoch; a run found there is continued, and a finished one is
-            extended by a larger `epochs` if the schedules are the same where it has been.
+        checkpoint: a folder that keeps the last whole epoch (of those that take longer than a second to keep, as many
+            as take 2 % of the time); a run found there is continued, and a finished one is extended by a larger
+            `epochs` if the schedules are the same where it has been.
         changed: what differs on purpose from the run in `checkpoint`, which is otherwise an error: any of "optimizers",
             "schedules", "precision", "training_step".
-        precision: "auto" (bf16 on CUDA, fp32 elsewhere), "bf16" or "fp32".
+        precision: "auto" (bf16 or fp16 on CUDA, whichever it has, fp32 elsewhere), "bf16", "fp16" or "fp32". With fp16
+            the loss is scaled before its gradient is taken, so that small gradients do not vanish; where that makes one
+            infinite, the step is left out and the scale is halved, and only if it goes on so is that an error.
         progress: show a bar where a person watches, and one line an epoch.
 
     Returns:
@@ -205,15 +209,17 @@ def fit(
     if unknown := set(schedules) - set(optimizers):
         raise ValueError(f"there is a schedule for {sorted(unknown)}, but the optimizers are {sorted(optimizers)}.")
     rates = {name: [group["lr"] for group in optimizers[name].param_groups] for name in schedules}
-    loop = _Loop(model, batches, training_step, optimizers, schedules, rates, dict(state or {}))
+    dtype = resolve_precision(model, precision)
+    scaler = torch.amp.GradScaler(next(model.parameters()).device.type, enabled=dtype is torch.float16)
+    loop = _Loop(model, batches, training_step, optimizers, schedules, rates, dict(state or {}), scaler)
     history = History()
     with contextlib.ExitStack() as stack:
         stack.callback(loop.set_rates, lambda name: 1.0)  # leaves the optimizers as they came, for a next round
         stack.enter_context(network_precision(model, precision))
         if checkpoint is not None:
-            facts = checkpoints.facts(training_step, epochs, optimizers, schedules, resolve_precision(model, precision))
+            facts = checkpoints.facts(training_step, epochs, optimizers, schedules, dtype)
             keeper = stack.enter_context(
-                checkpoints.keep(Path(checkpoint), model, optimizers, dict(state or {}), facts, changed)
+                checkpoints.keep(Path(checkpoint), model, optimizers, dict(state or {}), facts, changed, scaler)
             )
             keeper.check()
             history.rows = keeper.restore()
@@ -227,7 +233,7 @@ def fit(
             note(_line(row, epochs), enabled=progress)
         for epoch in range(len(history.rows), epochs):
             history.rows.append(loop.run(epoch, steps_bar))
-            if checkpoint is not None:
+            if checkpoint is not None and (epoch == epochs - 1 or keeper.is_due()):
                 keeper.save(history.rows)
             note(_line(history.rows[-1], epochs), enabled=progress)
     return history
@@ -274,6 +280,8 @@ class _Loop:
     schedules: dict[str, Schedule]
     rates: dict[str, list[float]]
     state: dict[str, Any]
+    scaler: torch.amp.GradScaler
+    skipped: dict[int, int] = field(default_factory=dict)  # steps in a row that fp16 left out
     unknown: set[str] = field(default_factory=set)  # tensors that are not finite by intention: a mask, an empty memory
 
     def begin(self, epoch: int) -> None:
@@ -312,7 +320,8 @@ class _Loop:
 
     def run(self, epoch: int, steps_bar) -> dict[str, Any]:
         """Train for one epoch and return its row of the history."""
-        start, watch, lr, step = time.perf_counter(), _Watch(epoch, self.model, self.unknown), {}, -1
+        skipped = self.skipped if self.scaler.is_enabled() else None
+        start, watch, lr, step = time.perf_counter(), _Watch(epoch, self.model, self.unknown, skipped), {}, -1
         self.model.train()
         if hasattr(self.batches, "set_epoch"):
             self.batches.set_epoch(epoch)
@@ -325,11 +334,16 @@ class _Loop:
                 chosen = list(self.optimizers.values()) if name is None else [self.optimizers[name]]
                 for optimizer in chosen:
                     optimizer.zero_grad()
-                _total(terms).backward()
-                moved = [p for o in chosen for group in o.param_groups for p in group["params"] if p.grad is not None]
+                self.scaler.scale(_total(terms)).backward()
+                moving = {optimizer: moved for optimizer in chosen if (moved := _with_gradient(optimizer))}
+                for optimizer in moving:
+                    self.scaler.unscale_(optimizer)
+                moved = [parameter for parameters in moving.values() for parameter in parameters]
                 watch.before(step, name, terms, moved, batch)
-                for optimizer in chosen:
-                    optimizer.step()
+                for optimizer in moving:
+                    self.scaler.step(optimizer)
+                if self.scaler.is_enabled():
+                    self.scaler.update()
                 watch.after(step, moved, batch)
             steps_bar.update()
         if step < 0:
@@ -372,6 +386,10 @@ class _Loop:
             ) from error
 
 
+def _with_gradient(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
 def _total(terms: Mapping[str, Any]) -> Tensor:
     for name, term in terms.items():
         if not isinstance(term, Tensor) or term.ndim:
@@ -392,8 +410,11 @@ class _Watch:
     `LOOK_EVERY` steps and before an epoch ends, without a wait in between, and in the order in which they came.
     """
 
-    def __init__(self, epoch: int, model: nn.Module, unknown: Collection[str] = ()):
+    def __init__(
+        self, epoch: int, model: nn.Module, unknown: Collection[str] = (), skipped: dict[int, int] | None = None
+    ):
         self.epoch, self.model, self.pending, self.steps, self.sums, self.counts = epoch, model, [], 0, {}, {}
+        self.skipped = skipped  # None: no gradient may be infinite
         self.buffers = [b for name, b in model.named_buffers() if name not in unknown and _has_numbers(b)]
 
     def before(self, step: int, optimizer: str | None, terms: Mapping[str, Tensor], moved, batch) -> None:
@@ -425,13 +446,20 @@ class _Watch:
         values = iter(torch.cat([values.to(device) for _, _, _, values, _ in self.pending]).tolist())  # the only wait
         for step, kind, owners, _, images in self.pending:
             here = [next(values) for _ in owners]
-            if not all(map(math.isfinite, here)):
+            if not self._may_be(kind, owners, finite=all(map(math.isfinite, here))):
                 raise FloatingPointError(self._sentence(step, kind, owners, here, images))
             if kind == "term":
                 for name, value in zip(owners, here, strict=True):
                     self.sums[name] = self.sums.get(name, 0.0) + value
                     self.counts[name] = self.counts.get(name, 0) + 1
         self.pending, self.steps = [], 0
+
+    def _may_be(self, kind: str, owners: list, *, finite: bool) -> bool:
+        """Whether numbers may be as they are: finite, or of gradients whose step fp16 has left out, for a while."""
+        if kind != "gradient" or self.skipped is None:
+            return finite
+        self.skipped[id(owners[0])] = row = 0 if finite else self.skipped.get(id(owners[0]), 0) + 1
+        return row <= PATIENCE
 
     def _sentence(self, step: int, kind: str, owners: list, values: list[float], images) -> str:
         where = f"epoch {self.epoch + 1}, step {step + 1}"
@@ -451,9 +479,10 @@ class _Watch:
         known = {id(t): name for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
         bad = [known.get(id(tensor), f"a tensor {tuple(tensor.shape)} outside the model") for tensor in bad]
         if kind == "gradient":
+            row = "" if self.skipped is None else f" in {PATIENCE + 1} steps in a row, each with half the scale,"
             terms = [name for at, what, some, _, _ in self.pending if (at, what) == (step, "term") for name in some]
             return (
-                f"{where}: {_listed('gradients of', bad)} not finite ({value}) although {_listed('terms', terms)} "
+                f"{where}: {_listed('gradients of', bad)} not finite ({value}){row} although {_listed('terms', terms)} "
                 f"finite{images}; look there for the root, norm or logarithm of 0, or try a smaller learning rate."
             )
         return (

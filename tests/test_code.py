@@ -36,7 +36,7 @@ def digests(package):
         ("parameters.py", "value = float(value)", "value = 2 * float(value)", EVERY),
         ("recipes/driver.py", "**changes, **wanted", "**wanted, **changes", EVERY),
         ("recipes/sources.py", '"market": ("market"', '"market": ("duke"', EVERY),
-        ("training.py", "optimizer.step()", "pass", EVERY),
+        ("training.py", "self.scaler.step(optimizer)", "pass", EVERY),
         ("embed.py", "model.eval()", "model.train()", EVERY),
         ("metrics/retrieval.py", "def evaluate_distances(", "def evaluate_matrix(", EVERY),
         ("models/backbones.py", "stride=2", "stride=1", EVERY),

@@ -11,6 +11,7 @@ import numpy
 import pytest
 from PIL import Image
 
+import forecast
 import readme
 import thumbnails
 from front import ROOT, notebook_paths
@@ -133,3 +134,10 @@ def test_times_are_read_off_the_record(tmp_path, monkeypatch):
     fresh = {"cpus": 2, "seconds": {"installation": 44, "course": 131, "test": 612}}
     (tmp_path / "fresh.json").write_text(json.dumps(fresh))
     assert "`make course` 2.2 min and `make test` 10.2 min." in readme.course()
+
+
+def test_the_forecast_is_of_every_archive_preset_that_there_is():
+    made = json.loads((ROOT / "figures" / "results" / "forecast.json").read_text())["presets"]
+    assert set(made) == {".".join(found) for found in forecast.presets()}, "run python tools/forecast.py"
+    small = made["06.market1501"]["cards"]["T4 16 GB"]
+    assert not small["fits"] and f"{small['batch that fits']} images of 368 would fit" in readme.forecast_table()

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import json
+import math
 import os
 import re
 import runpy
@@ -534,7 +535,7 @@ def test_network_precision_is_inside_the_network_only():
     assert "forward" not in model.__dict__
     with network_precision(model, "auto"):
         assert model(x) and model.inside == torch.float32
-    with pytest.raises(ValueError, match='"auto", "bf16" or "fp32", not'), network_precision(model, "half"):
+    with pytest.raises(ValueError, match='"auto", "bf16", "fp16" or "fp32", not'), network_precision(model, "half"):
         pass
 
 
@@ -546,6 +547,61 @@ def test_network_precision_reaches_the_networks_of_a_dict_and_lets_go_after_an_e
         raise RuntimeError
     model["b"](torch.randn(4, 3))
     assert model["b"].inside == torch.float32
+
+
+# Half precision on cards without bf16: a scale for the loss
+
+
+def half(tmp_path=None, *, factor=1.0, epochs=1, lr=0.1, step=None, n=3, **more):
+    """Train a linear model in fp16 whose gradients are `factor` times as large as usual."""
+    model = linear()
+
+    def usual(model, batch):
+        return factor * squared_error(model, batch)
+
+    options = {"optimizers": sgd(model, lr / factor), "precision": "fp16", "progress": False, **more}
+    history = fit(model, make_batches(n), step or usual, epochs=epochs, checkpoint=tmp_path, **options)
+    return model, history
+
+
+def scale_of(folder):
+    """The scale that the newest checkpoint keeps."""
+    newest = max(folder.glob("epoch-*"))
+    return torch.load(newest / "state.pt", weights_only=True)["scaler"].get("scale")
+
+
+def test_gradients_too_small_for_half_precision_are_scaled():
+    (small, _), (usual, _) = half(factor=1e-7), half(precision="fp32")
+    assert not torch.equal(small.weight, linear().weight)
+    torch.testing.assert_close(small.weight, usual.weight, rtol=1e-2, atol=1e-3)
+
+
+def test_a_step_whose_gradient_the_scale_makes_infinite_is_left_out_and_the_scale_is_halved(tmp_path):
+    model, history = half(tmp_path / "run", factor=1e3, n=20)
+    assert not torch.equal(model.weight, linear().weight) and model.weight.isfinite().all()
+    assert 1 < scale_of(tmp_path / "run") < 65536 and math.isfinite(history.rows[0]["loss"])
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_gradient_that_stays_infinite_whatever_the_scale_is_an_error(monkeypatch, late):
+    if late:
+        monkeypatch.setattr(training, "_makes_wait", lambda values: True)
+
+    def step(model, batch):
+        return squared_error(model, batch) + 0 * model.weight.sub(model.weight.detach()).norm().sqrt()
+
+    half(step=step, n=training.PATIENCE)  # so long it may be the scale
+    with pytest.raises(FloatingPointError, match=r"step 21: the gradient of 'weight' .* in 21 steps in a row"):
+        half(step=step, n=training.PATIENCE + 1)
+
+
+def test_a_run_in_half_precision_that_was_killed_ends_with_the_bits_of_one_never_killed(tmp_path):
+    whole, _ = half(tmp_path / "whole", factor=1e3, epochs=6)
+    half(tmp_path / "killed", factor=1e3, epochs=3)
+    resumed, _ = half(tmp_path / "killed", factor=1e3, epochs=6)
+    assert torch.equal(resumed.weight, whole.weight) and scale_of(tmp_path / "killed") == scale_of(tmp_path / "whole")
+    half(tmp_path / "killed", factor=1e3, epochs=7, precision="fp32", changed="precision")
+    assert scale_of(tmp_path / "killed") is None
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
@@ -639,6 +695,36 @@ def checkpointed(tmp_path, *, model=None, epochs=1, lr=0.1, step=squared_error, 
     model = model or linear()
     return fit(model, make_batches(), step, epochs=epochs, optimizers=sgd(model, lr), progress=False,
                checkpoint=tmp_path / "run", **more)  # fmt: skip
+
+
+@pytest.mark.parametrize("ways", [({}, {"fused": True}), ({"fused": True}, {}), ({}, {"foreach": True})])
+def test_a_run_is_continued_by_an_optimizer_that_computes_otherwise(tmp_path, ways):
+    for epochs, way in enumerate(ways, 1):
+        model = linear()
+        adam = torch.optim.Adam(model.parameters(), lr=0.1, **way)
+        fit(model, make_batches(), squared_error, epochs=epochs, optimizers=adam, checkpoint=tmp_path, progress=False)
+        assert adam.param_groups[0]["fused"] == way.get("fused") and adam.state[model.weight]["step"] == 3 * epochs
+
+
+def test_what_takes_long_to_keep_is_kept_as_often_as_two_percent_of_the_time_allow(tmp_path, monkeypatch):
+    clock, kept, write = [0.0], [], checkpoints.files.write_bytes
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: clock[0])
+
+    def slowly(path, data):
+        clock[0] += 1.0  # three times a save
+        write(path, data)
+
+    def step(model, batch):
+        kept.extend(sorted({int(path.name[6:]) for path in (tmp_path / "run").glob("epoch-*")} - set(kept)))
+        clock[0] += 10.0
+        return squared_error(model, batch)
+
+    monkeypatch.setattr(checkpoints.files, "write_bytes", slowly)
+    model = linear()
+    options = {"epochs": 26, "optimizers": sgd(model), "checkpoint": tmp_path / "run", "progress": False}
+    fit(model, make_batches(1), step, **options)
+    assert kept == [1, 17]  # the first, and the next after more than 150 seconds
+    assert [path.name for path in (tmp_path / "run").glob("epoch-*")] == ["epoch-00026"]  # and the last
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, capsys):

@@ -41,7 +41,8 @@ def fill(text: str, blocks: dict[str, str]) -> str:
 def readme_blocks() -> dict[str, str]:
     """The blocks of README.md."""
     blocks = {"course": course(), "notebooks": notebook_table(), "results": result_table()}
-    return blocks | {"questions": question_table(), "lines": line_count(), "faults": fault_table()}
+    blocks |= {"questions": question_table(), "lines": line_count(), "faults": fault_table()}
+    return blocks | {"forecast": forecast_table()}
 
 
 def timing() -> dict:
@@ -144,6 +145,36 @@ def fault_table() -> str:
     made = files.read_json(path) if path.exists() else {}
     rows = [{"fault": name, "tried": str(row["tried"]), "survived": str(row["survived"])} for name, row in made.items()]
     return tables.text(rows, markdown=True)
+
+
+def forecast_table() -> str:
+    """What a run of each archive preset takes of a card, as `tools/forecast.py` reckoned it last."""
+    path = RESULTS / "forecast.json"
+    if not path.exists():
+        return "Nothing is forecast yet."
+    made = files.read_json(path)
+    assumed = made["assumptions"]
+    cards = sorted(assumed["cards"], key=lambda card: assumed["cards"][card][1])  # the slowest first
+    rows = [
+        {"preset": name.replace(".", " ", 1)} | {card: _on_card(found["cards"][card]) for card in cards}
+        for name, found in made["presets"].items()
+    ]
+    share, factor = f"{assumed['share of peak']:.0%}", f"{assumed['factor for workspaces']:g}"
+    return (
+        "What one training of the default variant takes of a card, at the least. No card was asked: operations and "
+        f"tensors of one step are counted from shapes. The card is taken to sustain {share} of its peak in half "
+        f"precision, which small convolutions on fast cards do not reach; memory is {factor} times what a step keeps, "
+        "with weights, gradients and optimizer, and the images where they fill at most a quarter of the card. Reading, "
+        f"embedding and measuring come on top.\n\n{tables.text(rows, markdown=True)}"
+    )
+
+
+def _on_card(needs: dict) -> str:
+    """A cell of that table."""
+    if not needs["fits"]:
+        return f"no: {needs['gigabytes']:.0f} GB; {needs['batch that fits']} images of {needs['batch']} would fit"
+    time = f"{needs['hours']:.1f} h" if needs["hours"] >= 1 else f"{60 * needs['hours']:.0f} min"
+    return f"{time}, {needs['gigabytes']:.0f} GB"
 
 
 def line_count() -> str:

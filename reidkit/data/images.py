@@ -5,6 +5,8 @@ augmented and normalised in one pass, on whatever device it lies; no worker proc
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,7 +66,8 @@ class Images:
 def load(
     records: Sequence[Record], size: tuple[int, int], *, resize: str = "bilinear", progress: bool = False
 ) -> Images:
-    """Decode and resize (with antialiasing, as Pillow does) every record into memory.
+    """Decode and resize (with antialiasing, as Pillow does) every record into memory, or what is too much for it into a
+    file without a name in the folder for temporary files, from where pixels are read as they are wanted.
 
     Each is upright and RGB, what is transparent white; see `pixels.read_rgb`. A JPEG at least four times too large is
     decoded at a reduced scale that is still twice the wanted size, which changes a pixel by a grey level or two and
@@ -81,17 +84,20 @@ def load(
 
     Raises:
         ValueError: a file cannot be read as an image (it is named), or the bank would take more than 80 % of the free
-            memory.
+            memory and more than is free on the disk.
     """
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"size is (height, width) in pixels, at least (1, 1), not {size}.")
-    _check_memory(len(records), height, width)
-    pixels = np.empty((len(records), 3, height, width), np.uint8)
+    pixels = _room(len(records), height, width)
+
+    def read(row: int) -> None:
+        pixels[row] = decode(records[row].path, (height, width), resize).transpose(2, 0, 1)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter while it decodes
-        decoded = pool.map(lambda record: decode(record.path, (height, width), resize), records)
-        for row, image in enumerate(track(decoded, title="reading images", total=len(records), enabled=progress)):
-            pixels[row] = image.transpose(2, 0, 1)
+        done = pool.map(read, range(len(records)))
+        for _ in track(done, title="reading images", total=len(records), enabled=progress):
+            pass
     pids, camids = (torch.tensor([getattr(r, field) for r in records], dtype=torch.long) for field in ("pid", "camid"))
     return Images(torch.from_numpy(pixels), pids, camids)
 
@@ -115,13 +121,19 @@ def decode(path: Path, size: tuple[int, int], resize: str = "bilinear") -> UInt8
     return np.asarray(rgb if rgb.size == (width, height) else rgb.resize((width, height), RESAMPLING[resize]))
 
 
-def _check_memory(n: int, height: int, width: int) -> None:
-    needed, free = 3 * n * height * width, available_memory()
-    if needed > 0.8 * free:
+def _room(n: int, height: int, width: int) -> UInt8[np.ndarray, "n 3 h w"]:
+    """Memory for n images; where that is too small, a file that is gone with the last that reads it."""
+    shape, needed, free = (n, 3, height, width), 3 * n * height * width, available_memory()
+    if needed <= 0.8 * free:
+        return np.empty(shape, np.uint8)
+    folder = tempfile.gettempdir()
+    if needed > (left := shutil.disk_usage(folder).free):
         raise ValueError(
-            f"{n} images of {height}x{width} take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free; "
-            "choose a smaller size or fewer images."
+            f"{n} images of {height}x{width} take {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB of memory are free and "
+            f"{left / 1e9:.1f} GB in {folder}; choose a smaller size or fewer images, or set TMPDIR."
         )
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
 def available_memory() -> int:
@@ -134,6 +146,22 @@ def available_memory() -> int:
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return free[0] if free else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def fits_on_card(images: Images, device: str | torch.device) -> bool:
+    """Whether a device is a CUDA device, and a bank takes at most a quarter of the memory that is free on it."""
+    return torch.device(device).type == "cuda" and 4 * images.pixels.nbytes <= torch.cuda.mem_get_info(device)[0]
+
+
+def to_device(tensor: Shaped[Tensor, "..."], device: str | torch.device) -> Shaped[Tensor, "..."]:
+    """The tensor on a device; from the host to a card by way of pinned memory, so that the host does not wait.
+
+    >>> to_device(torch.ones(2), "cpu")
+    tensor([1., 1.])
+    """
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def identity_labels(pids: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], int]:
@@ -167,10 +195,15 @@ def normalise(
     >>> normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
     tensor([2.2489, 2.4286, 2.6400])
     """
-    scale = torch.tensor([1 / (255 * std) for std in STD], device=pixels.device).view(3, 1, 1)
-    shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)], device=pixels.device).view(3, 1, 1)
+    scale = _per_channel([1 / (255 * std) for std in STD], pixels.device)
+    shift = _per_channel([-mean / std for mean, std in zip(MEAN, STD, strict=True)], pixels.device)
     out = torch.empty_like(pixels, dtype=torch.float32) if out is None else out
     return out.copy_(pixels).mul_(scale).add_(shift)
+
+
+def _per_channel(values: Sequence[float], device: torch.device) -> Float[Tensor, "3 1 1"]:
+    """Three numbers where they are used: filled in there, as a copy would make the host wait."""
+    return torch.cat([torch.full((1, 1, 1), value, device=device) for value in values])
 
 
 class AugmentParams(NamedTuple):
@@ -292,20 +325,21 @@ class Augment:
         """Augment by one gather, without host-device synchronisation."""
         n, _, height, width = pixels.shape
         device = pixels.device
-        flip, down, right, crop, erase = (x.to(device, non_blocking=True) for x in params)
+        numbers = torch.cat([torch.stack(params[:3], 1), *params[3:]], 1)  # in one copy
+        flip, down, right, crop, erase = to_device(numbers, device).split([1, 1, 1, 4, 4], 1)
         if self.rect_crop:
             pixels = stretch(pixels, crop)
         rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-        from_rows, from_columns = rows - down[:, None], columns - right[:, None]  # (n, h), (n, w)
+        from_rows, from_columns = rows - down, columns - right  # (n, h), (n, w)
         inside = _outer(_within(from_rows, 0, height), _within(from_columns, 0, width))
-        from_columns = torch.where(flip[:, None], width - 1 - from_columns, from_columns).clamp(0, width - 1)
+        from_columns = torch.where(flip.bool(), width - 1 - from_columns, from_columns).clamp(0, width - 1)
         from_rows = from_rows.clamp(0, height - 1)
         image = torch.arange(n, device=device)[:, None, None]
         moved = pixels[image, :, from_rows[:, :, None], from_columns[:, None, :]].permute(0, 3, 1, 2)
         batch = normalise(moved * inside)
         top, left, high, wide = erase[:, :, None].unbind(1)
         box = _outer(_within(rows, top, top + high), _within(columns, left, left + wide))
-        return torch.where(box, torch.tensor(self.fill, device=device).view(3, 1, 1), batch)
+        return torch.where(box, _per_channel(self.fill, device), batch)
 
 
 @cache

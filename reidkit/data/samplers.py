@@ -1,6 +1,8 @@
 """In which order images are seen: pure functions of (seed, epoch), so that a killed run resumes exactly."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from reidkit.data.images import Augment, Images, normalise
+from reidkit.data.images import Augment, Images, fits_on_card, normalise, to_device
 from reidkit.inputs import Labels, as_labels, whole
 
 
@@ -155,7 +157,8 @@ class Batches:
     """Turn a bank of images and an order into augmented batches on a device.
 
     Args:
-        images: the bank. On the device itself (`images.to(device)`) batches are gathered there.
+        images: the bank. On a CUDA device it lies there itself if it takes no more than a quarter of the free memory;
+            if not, the next batch is gathered and copied while this one is learnt from.
         labels: (n,) what stands in `Sample.labels`, one for each image of the bank.
         sampler: yields lists of positions and has a method `set_epoch(epoch)`.
         augment: how images are changed; None only normalises.
@@ -184,8 +187,9 @@ class Batches:
         labels = as_labels(labels, "labels")
         if len(labels) != len(images):
             raise ValueError(f"there must be one label for each image, not {len(labels)} for {len(images)}.")
-        self.images, self.sampler, self.augment, self.seed = images, sampler, augment, seed
-        self.labels, self.device = labels.to(images.pixels.device), torch.device(device)
+        self.images = images.to(device) if fits_on_card(images, device) else images
+        self.sampler, self.augment, self.seed = sampler, augment, seed
+        self.labels, self.device = labels.to(self.images.pixels.device), torch.device(device)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -199,10 +203,35 @@ class Batches:
 
     def __iter__(self) -> Iterator[Sample]:
         generator = epoch_generator(self.seed, self.epoch, "augment")
-        bank = self.images.pixels.device
-        for positions in self.sampler:
-            indices = torch.tensor(positions).to(bank, non_blocking=True)
-            pixels = self.images.pixels.index_select(0, indices).to(self.device, non_blocking=True)
+        near = self.labels.device.type == self.device.type
+        for pixels, rows in map(self._gather, self.sampler) if near else self._ahead():
             images = self.augment(pixels, generator=generator) if self.augment else normalise(pixels)
-            rows = self.labels[indices], self.images.camids[indices], indices
-            yield Sample(images, *(row.to(self.device, non_blocking=True) for row in rows))
+            yield Sample(images, *rows)
+
+    def _gather(self, positions: list[int]) -> tuple[Tensor, Tensor]:
+        """The pixels of a batch, and its labels, camids and indices, where the bank is."""
+        indices = to_device(torch.tensor(positions), self.labels.device)
+        rows = torch.stack([self.labels[indices], self.images.camids[indices], indices])
+        return self.images.pixels.index_select(0, indices), rows
+
+    def _ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same on the card: a thread gathers the next batch, and a stream of its own copies this one."""
+        stream = torch.cuda.Stream(self.device)
+        with ThreadPoolExecutor(1) as thread:
+            waiting = deque()
+            for positions in self.sampler:
+                waiting.append(thread.submit(self._gather, positions))
+                if len(waiting) > 1:
+                    yield self._copied(stream, *waiting.popleft().result())
+            if waiting:
+                yield self._copied(stream, *waiting.popleft().result())
+
+    def _copied(self, stream: torch.cuda.Stream, *parts: Tensor) -> list[Tensor]:
+        """Copies on the card, without a wait of the host; the work that is there already goes on meanwhile."""
+        with torch.cuda.stream(stream):
+            copies = [to_device(part, self.device) for part in parts]
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(stream)
+        for copy in copies:
+            copy.record_stream(now)  # its memory is not given away before that is done with it
+        return copies

@@ -319,7 +319,7 @@ class MultilabelDiscriminativeLoss(nn.Module):
     M are the nearest pairs of the batch: the share p of all its pairs. $\bar N$ is the same mean over N, and $A_{(k)}$
     the k-th largest agreement of the batch. Without positives $\bar P$ is 1, and without negatives $\bar N$ is 1/2.
     T is NaN until `initialise` or a first `update` sets it, and no pair is positive then. Only `initialise` and
-    `partition` synchronise host and device.
+    `partition` synchronise host and device; `mine` finds the same pairs without, once for the loss and who counts them.
 
     Where p takes not even one pair of the batch, the nearest one is taken and T stays; a warning says so, once.
 
@@ -383,15 +383,29 @@ class MultilabelDiscriminativeLoss(nn.Module):
     ) -> tuple[Int[Tensor, "p 2"], Int[Tensor, "q 2"]]:
         """The positive and the negative pairs (i, j), i < j, nearest first, of n images."""
         self._check(embeddings, multilabels)
-        i, j, positive = self._mine(embeddings, multilabels)
-        pairs = torch.stack([i, j], dim=1)
+        pairs, positive = self.mine(embeddings, multilabels)
         return pairs[positive], pairs[~positive]
 
-    def forward(self, embeddings: Float[Tensor, "n d"], multilabels: Float[Tensor, "n a"]) -> Float[Tensor, ""]:
-        """The loss of n target images: unit rows, and the multilabels that the memory has of them."""
+    @torch.no_grad()
+    def mine(
+        self, embeddings: Float[Tensor, "n d"], multilabels: Float[Tensor, "n a"]
+    ) -> tuple[Int[Tensor, "m 2"], Bool[Tensor, " m"]]:
+        """The nearest pairs (i, j), i < j, nearest first, of n images, and which of them are positive."""
+        self._check(embeddings, multilabels)
+        return self._mine(embeddings, multilabels)
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "n d"],
+        multilabels: Float[Tensor, "n a"],
+        mined: tuple[Int[Tensor, "m 2"], Bool[Tensor, " m"]] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of n target images: unit rows, the multilabels that the memory has of them, and the pairs that
+        `mine` found, if it was asked before."""
         self._check(embeddings, multilabels)
         x, _ = same_precision(embeddings, embeddings)
-        i, j, positive = self._mine(x, multilabels)
+        pairs, positive = mined or self._mine(x, multilabels)
+        i, j = pairs.unbind(1)
         similarity = (x.index_select(0, i) - x.index_select(0, j)).square().sum(1).neg().exp()
         n_positive, n_negative = positive.sum(), (~positive).sum()
         p = torch.where(n_positive > 0, similarity.masked_fill(~positive, 0).sum() / n_positive.clamp(min=1), 1)
@@ -413,8 +427,7 @@ class MultilabelDiscriminativeLoss(nn.Module):
         check_inputs(**rows, threshold=("float", self.threshold))
 
     @torch.no_grad()
-    def _mine(self, embeddings: Tensor, multilabels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The nearest pairs (i, j), nearest first, and which of them are positive."""
+    def _mine(self, embeddings: Tensor, multilabels: Tensor) -> tuple[Tensor, Tensor]:
         n_pairs, n_mined = self._count(n := len(embeddings))
         if not self.strict_official:
             n_mined = min(max(1, n_mined), n_pairs)
@@ -425,10 +438,10 @@ class MultilabelDiscriminativeLoss(nn.Module):
         nearest = squared.masked_fill_(other_half, torch.inf).flatten().topk(n_mined, largest=False).indices
         i, j = nearest // max(1, n), nearest % max(1, n)
         if self.baseline_split is not None:
-            return i, j, torch.arange(n_mined, device=i.device) < int(self.baseline_split * n_mined)
+            return torch.stack([i, j], 1), torch.arange(n_mined, device=i.device) < int(self.baseline_split * n_mined)
         y, _ = same_precision(multilabels, multilabels)
         l1 = y.index_select(0, i).sub_(y.index_select(0, j)).abs_().sum(1)
-        return i, j, 1 - l1 / 2 > self.threshold  # [partition]
+        return torch.stack([i, j], 1), 1 - l1 / 2 > self.threshold  # [partition]
 
     def _count(self, n: int) -> tuple[int, int]:
         """How many pairs n images have, and how many of them p takes; warns where it takes none."""

@@ -7,20 +7,30 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(model: nn.Module, precision: str) -> torch.dtype:
-    """The type a network computes in: "bf16", "fp32", or "auto" (bf16 on CUDA, fp32 elsewhere).
+    """The type a network computes in: "bf16", "fp16", "fp32", or "auto".
+
+    That is bf16 on a CUDA device that has it (compute capability 8.0: A100, RTX 30), fp16 on one that has tensor cores
+    for that alone (7.0: V100, T4), and fp32 elsewhere.
 
     >>> resolve_precision(nn.Linear(2, 2), "auto")
     torch.float32
     """
     if precision == "auto":
-        precision = "bf16" if next(model.parameters()).is_cuda else "fp32"
+        precision = _best(next(model.parameters()).device)
     if precision not in PRECISIONS:
-        raise ValueError(f'precision must be "auto", "bf16" or "fp32", not {precision!r}.')
+        raise ValueError(f'precision must be "auto", "bf16", "fp16" or "fp32", not {precision!r}.')
     return PRECISIONS[precision]
+
+
+def _best(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "fp32"
+    major = torch.cuda.get_device_capability(device)[0]
+    return "bf16" if major >= 8 else "fp16" if major == 7 else "fp32"
 
 
 @contextlib.contextmanager
@@ -29,7 +39,7 @@ def network_precision(model: nn.Module, precision: str = "auto") -> Iterator[Non
 
     Args:
         model: a network, or an `nn.ModuleDict` of several.
-        precision: "auto", "bf16" or "fp32".
+        precision: "auto", "bf16", "fp16" or "fp32"; gradients of fp16 must be scaled, as `fit` does.
 
     >>> model = nn.Linear(3, 2)
     >>> with network_precision(model, "bf16"): model(torch.zeros(1, 3)).dtype

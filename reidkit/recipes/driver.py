@@ -51,14 +51,23 @@ class Parameters(parameters.Parameters):
     last_relu: bool = parameter(True, "whether the backbone ends with a ReLU; the reference weights do without")
     precision: str = parameter(
         "auto",
-        "what the network computes in: auto (bf16 on CUDA, fp32 elsewhere), bf16, fp32",
-        among=("auto", "bf16", "fp32"),
+        "what the network computes in: auto (what a GPU is made for, fp32 elsewhere), bf16, fp16, fp32",
+        among=("auto", "bf16", "fp16", "fp32"),
     )
 
 
 def device() -> str:
     """Where networks are: on the GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fused() -> dict[str, bool]:
+    """What an optimizer is made with beside its numbers: on the GPU one kernel for all weights, which waits for none.
+
+    >>> torch.optim.SGD([torch.zeros(1)], lr=0.1, **fused()).defaults["fused"] is (True if device() == "cuda" else None)
+    True
+    """
+    return {"fused": True} if device() == "cuda" else {}
 
 
 def settings(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from reidkit.data.images import Augment, Images
+from reidkit.data.images import Augment, Images, to_device
 from reidkit.data.samplers import PlainSampler, epoch_generator
 from reidkit.recipes.generators import Trained, sample
 
@@ -157,7 +157,7 @@ class MixedBatches:
     def __iter__(self) -> Iterator[Mixed]:
         rng, device = epoch_generator(self.seed, self.epoch, "augment"), self.pixels.device
         for positions in self.sampler:
-            indices = torch.tensor(positions).to(device, non_blocking=True)
+            indices = to_device(torch.tensor(positions), device)
             pixels = crop(self.pixels.index_select(0, indices), self.window, generator=rng)
             yield Mixed(self.augment(pixels, generator=rng), *(row[indices] for row in self.rows), indices)
 
@@ -174,7 +174,9 @@ def crop(pixels: UInt8[Tensor, "n 3 h w"], size: tuple[int, int], *, generator: 
     (height, width), (n, _, high, wide) = size, pixels.shape
     if height > high or width > wide:
         raise ValueError(f"a window of {height}x{width} does not fit {high}x{wide} pixels; make the crop smaller.")
-    top = torch.randint(high - height + 1, (n, 1), generator=generator) + torch.arange(height)
-    left = torch.randint(wide - width + 1, (n, 1), generator=generator) + torch.arange(width)
-    every, channel = torch.arange(n)[:, None, None, None], torch.arange(3)[:, None, None]
-    return pixels[tuple(i.to(pixels.device) for i in (every, channel, top[:, None, :, None], left[:, None, None]))]
+    device = pixels.device
+    corners = [torch.randint(room + 1, (n, 1), generator=generator) for room in (high - height, wide - width)]
+    top, left = to_device(torch.stack(corners), device)
+    lines, columns = top + torch.arange(height, device=device), left + torch.arange(width, device=device)
+    every, channel = torch.arange(n, device=device)[:, None, None, None], torch.arange(3, device=device)[:, None, None]
+    return pixels[every, channel, lines[:, None, :, None], columns[:, None, None]]

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reidkit import parameters, runs
+from reidkit.data.images import to_device
 from reidkit.data.samplers import PlainSampler, epoch_generator
 from reidkit.models.backbones import load_weights
 from reidkit.models.dcgan import Generator, dcgan, from_pixels, to_pixels
 from reidkit.parameters import parameter
 from reidkit.progress import note
-from reidkit.recipes.driver import device
+from reidkit.recipes.driver import device, fused
 from reidkit.recipes.kept import fingerprint, kept
 from reidkit.training import Cycle, fit
 
@@ -49,7 +50,7 @@ class Parameters(parameters.Parameters):
     gan_epochs: int = parameter(3, "of gan_steps each", low=0)
     gan_steps: int = parameter(8, "of an epoch; 0: true passes over the cluster", low=0)
     gan_lr: float = parameter(2e-4, "Adam, beta1 0.5", above=0)
-    gan_precision: str = parameter("auto", "auto, bf16, fp32", among=("auto", "bf16", "fp32"))
+    gan_precision: str = parameter("auto", "auto, bf16, fp16, fp32", among=("auto", "bf16", "fp16", "fp32"))
 
 
 class GANBatch(NamedTuple):
@@ -86,8 +87,8 @@ class GANBatches:
         epoch, device = self.order.epoch, self.pixels.device
         rng = epoch_generator(self.seed, epoch, "noise")
         for step, positions in enumerate(self.order):
-            z = noise(len(positions), rng=rng).to(device, non_blocking=True)
-            rows = torch.tensor(positions).to(device, non_blocking=True)
+            z = to_device(noise(len(positions), rng=rng), device)
+            rows = to_device(torch.tensor(positions), device)
             yield GANBatch(from_pixels(self.pixels.index_select(0, rows)), z, epoch, step)
 
 
@@ -229,7 +230,7 @@ def train_generator(
 def _train(params, model, pixels, snapshots, checkpoint, *, progress) -> list[dict[str, Any]]:
     """The training itself."""
     pixels = pixels.to(next(model.parameters()).device)
-    adam = functools.partial(torch.optim.Adam, lr=params.gan_lr, betas=(0.5, 0.999))
+    adam = functools.partial(torch.optim.Adam, lr=params.gan_lr, betas=(0.5, 0.999), **fused())
     history = fit(
         model,
         GANBatches(pixels, batch_size=params.gan_batch, steps=params.gan_steps, seed=params.seed),

@@ -334,8 +334,7 @@ class LabelledAndUnlabelledBatches:
 
         def stream(positions, labels, seed):
             sampler = PlainSampler(len(positions), batch_size=size, seed=seed)
-            bank = images[positions].to(device())
-            return Batches(bank, labels, sampler, augment, seed=seed, device=device())
+            return Batches(images[positions], labels, sampler, augment, seed=seed, device=device())
 
         self.labelled = stream(named, labels, seed)
         if params.steps_per_epoch:

@@ -33,7 +33,7 @@ from reidkit.models.backbones import load_weights
 from reidkit.models.heads import Agents, ReID
 from reidkit.parameters import parameter
 from reidkit.recipes import driver
-from reidkit.recipes.driver import checkpoint_folder, device, open_run
+from reidkit.recipes.driver import checkpoint_folder, device, fused, open_run
 from reidkit.recipes.sources import find_weights, load_data, open_split
 from reidkit.recipes.supervised import build_backbone, check_weights, measure
 from reidkit.runs import Result, Variant
@@ -225,8 +225,9 @@ def training_step(
         # MDL: of the nearest pairs, those that agree about the reference persons move together, the others apart
         memory.multilabels.update(batch.target.indices, log_y.exp())
         y = memory.multilabels[batch.target.indices].to(target)
-        terms["discriminative"] = memory.mining(target, y)  # [total]
-        terms |= count_mined(*memory.mining.partition(target, y), batch.target.labels)
+        mined = memory.mining.mine(target, y)
+        terms["discriminative"] = memory.mining(target, y, mined)  # [total]
+        terms |= count_mined(*mined, batch.target.labels)
         memory.mining.update(y)
     return terms
 
@@ -236,17 +237,17 @@ def agent_step(model: ReID, batch: Sample, *, weight: float) -> dict[str, Tensor
     return {"agents": weight * agent_learning_loss(model(batch.images).embedding, batch.labels, model.head.agents)}
 
 
-def count_mined(positive: Tensor, negative: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def count_mined(pairs: Tensor, positive: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """How many pairs are positive and negative, and how many of either are of one person: for the record only.
 
-    >>> pairs = torch.tensor([[0, 1], [0, 2]])
-    >>> [int(n) for n in count_mined(pairs, pairs[:1], torch.tensor([5, 5, 6])).values()]
+    >>> pairs = torch.tensor([[0, 1], [0, 2], [0, 1]])
+    >>> [int(n) for n in count_mined(pairs, torch.tensor([True, True, False]), torch.tensor([5, 5, 6])).values()]
     [2, 1, 1, 1]
     """
-    same = [(labels[pairs[:, 0]] == labels[pairs[:, 1]]).sum() for pairs in (positive, negative)]
-    counts = [torch.tensor(len(positive)), same[0], torch.tensor(len(negative)), same[1]]
-    names = ("positives", "positives_same", "negatives", "negatives_same")
-    return {name: count.to(labels.device, torch.float32) for name, count in zip(names, counts, strict=True)}
+    same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+    kinds = {"positives": positive, "positives_same": positive & same}
+    kinds |= {"negatives": ~positive, "negatives_same": ~positive & same}
+    return {name: kind.sum(dtype=torch.float32) for name, kind in kinds.items()}
 
 
 def run(
@@ -378,8 +379,8 @@ def build_optimizer(params: Parameters, model: nn.Module) -> torch.optim.Optimiz
     others, vectors = ([p for p in model.parameters() if (p.ndim == 1) == flat] for flat in (False, True))
     groups = [{"params": others, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if params.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=params.lr, momentum=0.9)
-    return torch.optim.Adam(groups, lr=params.lr)
+        return torch.optim.SGD(groups, lr=params.lr, momentum=0.9, **fused())
+    return torch.optim.Adam(groups, lr=params.lr, **fused())
 
 
 def build_schedule(params: Parameters) -> Schedule:

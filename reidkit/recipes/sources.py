@@ -11,7 +11,7 @@ from reidkit.data.layouts import cuhk03, dukemtmc, market1501, msmt17, viper
 from reidkit.data.records import Split, hold_out
 from reidkit.models.backbones import imagenet_weights
 from reidkit.parameters import choose
-from reidkit.recipes.driver import Parameters, check_writable
+from reidkit.recipes.driver import Parameters, check_writable, device
 from reidkit.world.cameras import Knobs
 from reidkit.world.city import build_city
 
@@ -79,7 +79,7 @@ def open_split(
         out = find_city(dataset, data_root=data_root, preset=preset, city_seed=city_seed, knobs=knobs)
         city, read = CITIES[dataset]
         plan = {"city": city, "preset": preset, "seed": city_seed, "knobs": _turned(knobs)}
-        return read(build_city(out, **plan, progress=progress))
+        return read(build_city(out, **plan, device=device(), progress=progress))
     read = choose("dataset", dataset, CITIES | ARCHIVES)[0]
     return read(find_archive(dataset, data_root=data_root))
 

@@ -30,7 +30,7 @@ from reidkit.models.sparse_smoothing import ClassBlock
 from reidkit.parameters import parameter
 from reidkit.progress import note
 from reidkit.recipes import driver, generators
-from reidkit.recipes.driver import device, open_run
+from reidkit.recipes.driver import device, fused, open_run
 from reidkit.recipes.extra_images import Extra, Mixed, MixedBatches, find_extra
 from reidkit.recipes.generators import Trained, train_generators
 from reidkit.recipes.kept import fingerprint, kept
@@ -417,7 +417,7 @@ def build_optimizer(params: Parameters, model: ReID) -> torch.optim.Optimizer:
     kinds = {"sgd": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam}
     shares = ((model.backbone, params.backbone_rate), (model.head, 1.0))
     groups = [{"params": list(part.parameters()), "lr": share * params.lr} for part, share in shares]
-    return kinds[params.optimizer](groups, weight_decay=params.weight_decay)
+    return kinds[params.optimizer](groups, weight_decay=params.weight_decay, **fused())
 
 
 def build_loss(params: Parameters, membership: Bool[Tensor, "k c"]) -> Callable:

@@ -16,7 +16,7 @@ from reidkit.models.backbones import BACKBONES, load_weights
 from reidkit.models.heads import NECKS, ReID
 from reidkit.parameters import parameter
 from reidkit.recipes import driver
-from reidkit.recipes.driver import device
+from reidkit.recipes.driver import device, fused
 from reidkit.recipes.sources import ARCHIVES, find_weights
 from reidkit.training import Cycle, Schedule, warmup_cosine, warmup_steps
 
@@ -85,8 +85,7 @@ def build_model(params: Parameters, num_pids: int) -> ReID:
 
 def build_batches(params: Parameters, images: Images) -> Batches | Cycle:
     """Augmented batches of the training images: p identities x k images, or as many of anybody."""
-    images, labels = images.to(device()), identity_labels(images.pids)[0]
-    p, k, seed = params.p, params.k, params.seed
+    labels, p, k, seed = identity_labels(images.pids)[0], params.p, params.k, params.seed
     if params.sampler == "pk":
         sampler = PKSampler(labels, p=p, k=k, seed=seed)
     else:
@@ -98,7 +97,7 @@ def build_batches(params: Parameters, images: Images) -> Batches | Cycle:
 def build_optimizer(params: Parameters, model: nn.Module) -> torch.optim.Optimizer:
     """Adam over all that learns; the weight decay is L2 and spares nothing, as in the released code."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(learning, lr=params.lr, weight_decay=params.weight_decay)
+    return torch.optim.Adam(learning, lr=params.lr, weight_decay=params.weight_decay, **fused())
 
 
 def build_schedule(params: Parameters) -> Schedule:

@@ -1,6 +1,8 @@
 """Decoding, normalising and augmenting: against Pillow, against slow twins, and against the released code's draws."""
 
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image, ImageOps
 from scipy.stats import ks_2samp
 from torchvision.transforms.functional import normalize, to_tensor
 
+from miniatures import picture
 from reidkit.data import images as module
 from reidkit.data.images import (
     MEAN,
@@ -25,6 +28,7 @@ from reidkit.data.images import (
     stretch,
 )
 from reidkit.data.records import Record
+from reidkit.data.samplers import Batches, PlainSampler
 
 ORACLE = Path(__file__).parents[1] / "oracles" / "aug_statistics.npz"
 
@@ -116,11 +120,30 @@ def test_a_file_that_is_no_image_is_named(tmp_path, damage):
         load([Record(path, 1, 0)], (64, 32))
 
 
-def test_more_images_than_memory_are_refused_before_reading(monkeypatch):
+def test_more_images_than_memory_and_disk_hold_are_refused_before_reading(monkeypatch):
     monkeypatch.setattr(module, "available_memory", lambda: 1000 * 3 * 64 * 32)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=800 * 3 * 64 * 32))
     records = [Record(Path("not read.jpg"), 1, 0)] * 801
-    with pytest.raises(ValueError, match=r"801 images of 64x32 take .* choose a smaller size or fewer images"):
+    with pytest.raises(ValueError, match=r"801 images of 64x32 take .* choose a smaller size or fewer images, or set"):
         load(records, (64, 32))
+
+
+def test_more_images_than_memory_holds_give_the_same_batches_from_a_file(monkeypatch, tmp_path):
+    for name in "abcdefgh":
+        picture(tmp_path / f"{name}.jpg", (70, 40))
+    records = [Record(tmp_path / f"{name}.jpg", pid, pid % 2) for pid, name in enumerate("abcdefgh")]
+    in_memory = load(records, (64, 32))
+    monkeypatch.setattr(module, "available_memory", lambda: 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spill"))
+    (tmp_path / "spill").mkdir()
+    on_disk = load(records, (64, 32))
+    assert isinstance(module._room(8, 64, 32), np.memmap) and torch.equal(on_disk.pixels, in_memory.pixels)
+    assert not list((tmp_path / "spill").iterdir())  # the file has no name, and goes with its last reader
+    order = [PlainSampler(8, batch_size=3, seed=5) for _ in range(2)]
+    banks = zip((in_memory, on_disk), order, strict=True)
+    batches = [list(Batches(bank, bank.pids, sampler, Augment(), seed=5)) for bank, sampler in banks]
+    for one, other in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_a_size_without_pixels_is_refused():

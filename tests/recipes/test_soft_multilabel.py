@@ -172,11 +172,12 @@ def test_the_step_is_short_enough_to_be_read_in_the_notebook():
 def test_mined_pairs_are_counted_as_one_would():
     labels = torch.tensor([4, 4, 9, 9, 7])
     positive, negative = [(0, 1), (2, 3), (1, 2)], [(0, 4), (2, 3)]
-    counts = count_mined(torch.tensor(positive), torch.tensor(negative), labels)
+    pairs, kinds = torch.tensor(positive + negative), torch.tensor([True] * 3 + [False] * 2)
+    counts = count_mined(pairs, kinds, labels)
     for name, pairs in (("positives", positive), ("negatives", negative)):
         assert counts[name] == len(pairs)
         assert counts[f"{name}_same"] == sum(bool(labels[i] == labels[j]) for i, j in pairs)
-    assert count_mined(torch.zeros(0, 2, dtype=torch.long), torch.tensor(negative), labels)["positives_same"] == 0
+    assert count_mined(torch.tensor(negative), kinds[3:], labels)["positives_same"] == 0
 
 
 # Two cities at a time

@@ -1,9 +1,11 @@
 """Real archives by name: each is found under any of its folder's names and read by its own protocol."""
 
 import pytest
+import torch
 
 import miniatures
 from reidkit import runs
+from reidkit.recipes import sources
 from reidkit.recipes.sources import ARCHIVES, find_weights, open_split
 
 
@@ -59,3 +61,17 @@ def test_an_unknown_knob_is_named_with_the_nearest(tmp_path):
 def test_the_reference_weights_have_a_name():
     assert find_weights("reference") == runs.PACKAGE / "weights" / "reference.safetensors"
     assert find_weights("/elsewhere/w.pth").as_posix() == "/elsewhere/w.pth"
+
+
+@pytest.mark.parametrize("card", [False, True])
+def test_a_city_is_drawn_where_networks_are(tmp_path, monkeypatch, card):
+    asked = []
+
+    def draw(out, *, device, **plan):
+        asked.append(device)
+        return miniatures.market1501(out)
+
+    monkeypatch.setattr(sources, "build_city", draw)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    open_split("market", data_root=tmp_path, preset="quick")
+    assert asked == ["cuda" if card else "cpu"]
