@@ -257,7 +257,8 @@ def test_a_city_is_drawn_where_the_data_are(monkeypatch, tmp_path, archive):
     monkeypatch.setattr(sources, "build_city", build_city)
     split = sources.open_split("duke", data_root=tmp_path / "mine", preset="tiny", city_seed=7, progress=False)
     plan = {"city": "duke", "preset": "tiny", "seed": 7, "progress": False}
-    assert asked == [(tmp_path / "mine" / "cities" / "duke-tiny-7", plan | {"knobs": {}})]
+    plan |= {"knobs": {}, "device": sources.device()}
+    assert asked == [(tmp_path / "mine" / "cities" / "duke-tiny-7", plan)]
     assert split.num_pids == 5
     sources.open_split("market", progress=False)
     assert asked[1][0] == runs.ROOT / "data" / "cities" / "market-tiny-0"
