@@ -71,6 +71,25 @@ CITY_SPECS = {
         Place((2.6, 5.0), 1.05, (0.1, 0.6), (0.98, 1.0, 1.0), -0.03, 0.0, (0.0, 0.05)),
         archive=archives.CUHK03,
     ),
+    "street": City(  # the teacher's: real people's everyday looks, and boxes and pictures as surveillance has them
+        24,
+        "street",
+        Place(
+            height=(1.6, 3.4),
+            distance=0.9,
+            sunny=(0.0, 0.7),
+            tint=(1.0, 1.0, 1.0),
+            exposure=-0.08,
+            saturation=-0.12,
+            fog=(0.0, 0.03),
+            contrast=(0.95, 1.55),
+            sharpening=(0.0, 1.2),
+            box_width=(0.60, 0.90),
+            clutter=1.0,
+        ),
+        identities=15.0,
+        archive=archives.STREET,
+    ),
 }
 SIZES = {"quick": Size(48, 64, 2), "tiny": Size(150, 128, 1.5), "world": Size(750, 256, 1.5)}
 
@@ -129,8 +148,8 @@ def people(plan: Plan, keys: np.ndarray) -> Person:
 
 def network(plan: Plan) -> Cameras:
     """The cameras of a city, with their painted scenes."""
-    columns = _installed(plan)
-    painted = [scenes.paint((plan.key, i), float(height)) for i, height in enumerate(columns["height"])]
+    columns, clutter = _installed(plan), CITY_SPECS[plan.city].place.clutter
+    painted = [scenes.paint((plan.key, i), float(height), clutter) for i, height in enumerate(columns["height"])]
     return Cameras.from_arrays(**columns, scene=torch.stack(painted).numpy())
 
 
