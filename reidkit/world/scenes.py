@@ -102,12 +102,13 @@ def paint(key: tuple[int, ...], camera_height: float, clutter: float = 0.0) -> T
     foot = canvas.row(depth)  # where the wall meets the ground
     _wall(canvas, foot)
     _hedge(canvas, foot)
-    _ground(canvas, foot, 1 - 0.7 * clutter)
+    _ground(canvas, foot, clutter)
     _stalls(canvas)
     _passers_by(canvas, 10 + 30 * clutter, 14 - 6 * clutter)
     if clutter:
         _entrance(canvas, foot)
-        _bicycles(canvas, depth, int(60 * clutter))
+        for i in range(3):
+            _bicycles(canvas, depth, 50 * clutter, 200 * (i + 1))
         canvas.image += 0.6 * clutter * (canvas.image.mean(2, keepdims=True) - canvas.image)  # dust and concrete
     picture = torch.from_numpy(canvas.image).permute(2, 0, 1)[None]
     tap = torch.tensor([0.25, 0.5, 0.25])
@@ -120,11 +121,11 @@ def _cells(x: np.ndarray) -> np.ndarray:
     return np.abs(np.sin(x) * 43758.5) % 1
 
 
-def _ground(canvas: Canvas, foot: float, fineness: float = 1.0) -> None:
+def _ground(canvas: Canvas, foot: float, clutter: float) -> None:
     dice, side, depth = canvas.dice, canvas.side, canvas.depth
     grain = canvas.clouds(16, 6)
     ground = GROUND[int(dice.uniform("ground") * len(GROUND))] * (0.75 + 0.5 * grain[..., None])
-    tile = float(dice.uniform("tile", 0.6, 1.4)) * fineness
+    tile = float(dice.uniform("tile", 0.6, 1.4)) * (1 - 0.7 * clutter)
     kind = int(dice.uniform("ground kind") * 4)
     if kind == 0:  # paving with joints, each stone its own grey
         stone = np.floor(side / tile) * 12.9 + np.floor(depth / tile) * 78.2
@@ -141,7 +142,7 @@ def _ground(canvas: Canvas, foot: float, fineness: float = 1.0) -> None:
         ground = ground * (0.8 + 0.35 * ((np.floor(side / tile) + np.floor(depth / tile)) % 2))[..., None]
     below = canvas.y > foot
     contact = 1 - 0.35 * np.exp(-np.maximum(canvas.y - foot, 0) / 5)
-    canvas.paint(below, ground * contact[..., None])
+    canvas.paint(below, ground * (1 + 0.4 * clutter) * contact[..., None])
 
 
 def _wall(canvas: Canvas, foot: float) -> None:
@@ -216,16 +217,16 @@ def _entrance(canvas: Canvas, foot: float) -> None:
         canvas.image[inside] *= float(dice.uniform("entrance light", 0.02, 0.25))
 
 
-def _bicycles(canvas: Canvas, wall: float, most: int) -> None:
-    """Rows of parked bicycles: two wheels, and tubes between them, often dark, some bright."""
-    row = Dice(*canvas.dice.keys, 200)
+def _bicycles(canvas: Canvas, wall: float, most: float, key: int) -> None:
+    """A row of parked bicycles: two wheels, and tubes between them, often dark, some bright."""
+    row = Dice(*canvas.dice.keys, key)
     depth, left, pitch = (
         float(row.uniform("depth", 0.4, 1)) * wall,
         float(row.uniform("left", -0.3, 0.8)) * WIDTH,
         float(row.uniform("pitch", 0.3, 0.9)),
     )
     for i in range(int(row.uniform("bicycles", 0, most))):
-        dice = Dice(*canvas.dice.keys, 201 + i)
+        dice = Dice(*canvas.dice.keys, key + 1 + i)
         away = depth * float(dice.uniform("away", 0.92, 1.08))
         scale, foot = FOCAL / away, canvas.row(away)
         x, wheel = left + i * pitch * FOCAL / depth, 0.33 * scale

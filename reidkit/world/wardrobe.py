@@ -14,7 +14,7 @@ Hat = IntEnum("Hat", "NONE CAP BEANIE", start=0)
 Upper = IntEnum("Upper", "TSHIRT SWEATER JACKET COAT", start=0)
 Lower = IntEnum("Lower", "TROUSERS SHORTS SKIRT", start=0)
 Bag = IntEnum("Bag", "NONE BACKPACK CROSSBODY HANDBAG", start=0)
-Pattern = IntEnum("Pattern", "PLAIN RINGS STRIPES CHECK LOGO YOKE DOTS BACKPRINT BAND SLEEVES", start=0)
+Pattern = IntEnum("Pattern", "PLAIN RINGS STRIPES CHECK LOGO YOKE DOTS BACKPRINT BAND SLEEVES PRINT", start=0)
 LowerPattern = IntEnum("LowerPattern", "PLAIN SIDE_STRIPE CHECK FADED", start=0)
 Logo = IntEnum("Logo", "DISC BAR BARS RING TRIANGLE", start=0)
 
@@ -43,7 +43,7 @@ class Season:
     lower_men: list[float]
     hats: list[float]
     scarves: float
-    patterns: tuple[float, ...] = (0.26, 0.12, 0.04, 0.09, 0.20, 0.07, 0.05, 0.06, 0.06, 0.05)
+    patterns: tuple[float, ...] = (0.26, 0.12, 0.04, 0.09, 0.20, 0.07, 0.05, 0.06, 0.06, 0.05, 0)
     hair: tuple[float, ...] = (6, 4, 3, 2, 1.6, 1.2, 0.8)  # shares of colours
     skin: tuple[float, ...] = (3, 4, 4, 2, 1.6, 1.2)
     bags: tuple[float, ...] = (1,) * len(BAGS)
@@ -115,24 +115,25 @@ AUTUMN = Season(
 STREET = Season(  # mostly black, white, grey and denim, plain cloth, bare arms and legs, dark hair
     upper=linear(
         "16161a",
-        "f4f4f2",
-        "b9babd",
-        "7a7c80",
-        "3a3c42",
-        "242e4c",
-        "3f62a0",
-        "8fb4d8",
-        "b3242c",
-        "d98a98",
-        "5c3a66",
-        "2f8a4a",
-        "a8c4a4",
-        "d9b93c",
-        "c9bfa8",
+        "f6f6f6",
+        "b9babb",
+        "7a7b7d",
+        "3a3b3e",
+        "1e2848",
+        "2450b4",
+        "78b4e4",
+        "c41622",
+        "e66a92",
+        "5a2c74",
+        "169a48",
+        "a0ccb0",
+        "f0c416",
+        "c9c0ae",
         "5e4636",
-        "d4682c",
+        "e85a1e",
+        "8a1a34",
     ),
-    upper_shares=[20, 24, 7, 7, 8, 7, 4, 4, 5, 4, 2, 3, 2, 3, 4, 3, 1],
+    upper_shares=[22, 25, 7, 6, 7, 6, 5, 4, 4, 3, 2, 3, 2, 3, 3, 2, 1, 2],
     lower=linear(
         "131316", "34363c", "28334e", "4e678e", "76777b", "887a60", "b5aa94", "e8e8e4", "48382e", "8a2c38", "43473a"
     ),
@@ -142,7 +143,7 @@ STREET = Season(  # mostly black, white, grey and denim, plain cloth, bare arms 
     lower_men=[0.62, 0.38, 0.0],
     hats=[0.92, 0.07, 0.01],
     scarves=0.01,
-    patterns=(0.46, 0.07, 0.03, 0.07, 0.16, 0.03, 0.05, 0.05, 0.03, 0.05),
+    patterns=(0.44, 0.07, 0.03, 0.07, 0.14, 0.03, 0.03, 0.05, 0.03, 0.05, 0.06),
     hair=(10, 5, 2, 0.6, 0.3, 0.3, 0.2),
     skin=(3, 5, 4, 1, 0.5, 0.3),
     bags=(6, 2, 1, 1.5, 0.7, 0.7, 2, 1),
