@@ -87,7 +87,7 @@ CITY_SPECS = {
             box_width=(0.60, 0.90),
             clutter=1.0,
         ),
-        identities=10.0,
+        identities=8.0,
         archive=archives.STREET,
     ),
 }
