@@ -8,6 +8,7 @@ from reidkit.checkpoints import digest
 from reidkit.models.backbones import load_weights, small_resnet
 from reidkit.recipes import baseline, supervised
 from reidkit.recipes.sources import find_weights
+from reidkit.world.city import Plan
 
 PATH = find_weights("reference")
 RECORD = files.read_json(runs.RESULTS / "reference.json")
@@ -18,9 +19,10 @@ def test_the_file_is_the_one_that_was_measured_and_small():
     assert PATH.stat().st_size == RECORD["bytes"] <= 4_000_000
 
 
-def test_the_agents_are_directions_one_for_each_person():
+def test_the_agents_are_directions_one_for_each_person_of_auxiliary():
     agents = load_file(PATH)["classifier.weight"].float()
-    assert agents.shape == (RECORD["people"], small_resnet().dim)
+    assert agents.shape == (RECORD["agents"], small_resnet().dim)
+    assert RECORD["agents"] == Plan("auxiliary", "tiny", 0).everybody < RECORD["people"]
     torch.testing.assert_close(agents.norm(dim=1), torch.ones(len(agents)), atol=2e-3, rtol=0)
 
 

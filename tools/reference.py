@@ -26,28 +26,30 @@ from reidkit.embed import embed
 from reidkit.models.backbones import load_weights, small_resnet
 from reidkit.models.heads import Agents, NoNeck, ReID
 from reidkit.recipes import baseline, soft_multilabel, sources, supervised
-from reidkit.training import Cycle, fit
+from reidkit.training import Cycle, fit, warmup_cosine
 
 STREET = "camera_colour=0.4,light=0.6,look_alikes=0.3"  # its cameras' colours differ as little as real ones do
-EPOCHS = 40  # of the training, each of which is kept when it is whole
+PARTS = {"coarse": 2, "fine": 1}  # of the training: how many pixels are averaged to one, across and down
+EPOCHS = 20  # of each part, the last of which is kept
 
 
-def vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def vary(images: torch.Tensor) -> torch.Tensor:
     """Give each normalised image (n, 3, h, w) a light, contrast, colourfulness and tint of its own."""
 
     def normal(channels: int, sd: float) -> torch.Tensor:
-        return sd * torch.randn(len(images), channels, 1, 1, generator=generator)
+        return sd * torch.randn(len(images), channels, 1, 1)
 
     mean = images.mean((1, 2, 3), keepdim=True)
-    images = mean + (images - mean) * normal(1, 0.2).exp()
+    images = mean + (images - mean) * normal(1, 0.1).exp()
     grey = images.mean(1, keepdim=True)
-    images = grey + (images - grey) * normal(1, 0.3).exp().clamp(max=2)
-    return images * normal(3, 0.08).exp() + normal(1, 0.25) + normal(3, 0.08)
+    images = grey + (images - grey) * normal(1, 0.15).exp()
+    return images * normal(3, 0.04).exp() + normal(1, 0.15) + normal(3, 0.04)
 
 
-def step(model: ReID, batch: Sample, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def step(model: ReID, batch: Sample, pool: int) -> dict[str, torch.Tensor]:
     """Name the person by the nearest agent: eq. 7 of MAR, without label smoothing."""
-    return {"agents": F.cross_entropy(model(vary(batch.images, generator)).logits, batch.labels)}
+    images = F.avg_pool2d(vary(batch.images), pool)
+    return {"agents": F.cross_entropy(model(images).logits, batch.labels)}
 
 
 def draw(progress: bool = True) -> tuple[Images, int]:
@@ -65,7 +67,7 @@ def draw(progress: bool = True) -> tuple[Images, int]:
 def main() -> None:
     """Draw, train, measure in cities that no experiment uses, write the file and the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, nargs=2, default=[6000, 3000], help="at 64x32, then at 128x64")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--cities", type=int, nargs="*", default=[100, 101], help="seeds of market cities to search in")
     parser.add_argument("--data-root", help="the folder that holds Market-1501, to search there, too")
@@ -80,19 +82,20 @@ def main() -> None:
     backbone = small_resnet(last_relu=False)  # as in MAR (D3.9)
     model = ReID(backbone, Agents(backbone.dim, people))
     sampler = PKSampler(labels, p=params.p, k=params.k, seed=params.seed)
-    batches = Batches(images, labels, sampler, Augment(erase=params.erase, rect_crop=0.5), seed=params.seed)
-    generator = torch.Generator().manual_seed(params.seed)
-    history = fit(
-        model,
-        Cycle(batches, arguments.steps // EPOCHS),
-        partial(step, generator=generator),
-        epochs=EPOCHS,
-        optimizers=supervised.build_optimizer(params, model),
-        schedules=supervised.build_schedule(params.but(epochs=EPOCHS)),
-        state={"variation": generator},
-        checkpoint=runs.ROOT / "runs" / "reference",
-        precision=arguments.precision,
-    )
+    batches = Batches(images, labels, sampler, Augment(erase=0), seed=params.seed)
+    schedules = warmup_cosine(EPOCHS, warmup=0.1, flat=1), warmup_cosine(EPOCHS, warmup=0.05, flat=0.25)
+    rows = []
+    for (part, pool), steps, schedule in zip(PARTS.items(), arguments.steps, schedules, strict=True):
+        rows += fit(
+            model,
+            Cycle(batches, steps // EPOCHS),
+            partial(step, pool=pool),
+            epochs=EPOCHS,
+            optimizers=supervised.build_optimizer(params, model),
+            schedules=schedule,
+            checkpoint=runs.ROOT / "runs" / "reference" / part,
+            precision=arguments.precision,
+        ).rows
     tensors = model.backbone.state_dict() | {"classifier.weight": model.head.agents[:agents]}
     half = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items() if tensor.is_floating_point()}
     path = sources.REFERENCE
@@ -100,7 +103,7 @@ def main() -> None:
         save_file(half, part, metadata={"city": f"auxiliary, tiny, seed 0, {agents} people by pid"})
     record = {"agents": agents, "people": people, "images": len(images), "steps": arguments.steps}
     record |= {"cities": ["auxiliary, tiny, seed 0", f"street, tiny, seed 0, {STREET}"]}
-    record |= {"loss": history.rows[-1]["agents"], "seconds": round(sum(row["seconds"] for row in history.rows))}
+    record |= {"loss": rows[-1]["agents"], "seconds": round(sum(row["seconds"] for row in rows))}
     record |= {"seconds of drawing": round(drawn - start)}
     record |= {"bytes": path.stat().st_size, "sha256": checkpoints.digest(path)}
     record |= {"direct transfer": {f"market {seed}": search(path, city_seed=seed) for seed in arguments.cities}}

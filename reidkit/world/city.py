@@ -222,10 +222,12 @@ def build_city(
             camera (cameras.csv), and manifest.json.
         city: "market" (6 cameras, summer), "duke" (8 cameras, another place, winter) and "auxiliary" (15 cameras,
             autumn, twice as many identities) are laid out like Market-1501: bounding_box_train, bounding_box_test,
-            query, gt_bbox. "viper" is laid out like VIPeR: cam_a and cam_b, one image of each identity in both, BMP.
-            "cuhk03" is laid out like CUHK03: five pairs of cameras, an identity seen by one pair, up to five images a
-            view, each boxed by a detector and by hand; cuhk03_release/cuhk-03.mat (needs h5py) and the folders of the
-            new protocol, cuhk03-np/{detected,labeled}/{bounding_box_train,bounding_box_test,query}.
+            query, gt_bbox; and so is "street" (24 cameras, many people with few images each, none cut by hand), whose
+            looks are those of real archives: what the reference weights learn from. "viper" is laid out like VIPeR:
+            cam_a and cam_b, one image of each identity in both, BMP. "cuhk03" is laid out like CUHK03: five pairs of
+            cameras, an identity seen by one pair, up to five images a view, each boxed by a detector and by hand;
+            cuhk03_release/cuhk-03.mat (needs h5py) and the folders of the new protocol,
+            cuhk03-np/{detected,labeled}/{bounding_box_train,bounding_box_test,query}.
         preset: "quick" (48 + 48 identities, 64x32), "tiny" (150 + 150, 128x64) or "world" (750 + 750, 256x128); viper
             has at most 632 identities, at 64x24 or 128x48, and cuhk03 at most 1467.
         seed: another seed is another city with other people.
