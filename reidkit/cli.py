@@ -39,7 +39,7 @@ def _running(command: Callable) -> Callable:
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--city", default="market", help="Which network of cameras: market, duke, auxiliary, viper or cuhk03.")
+@click.option("--city", default="market", help="Which cameras: market, duke, auxiliary, street, viper or cuhk03.")
 @click.option("--preset", default="quick", help="How many people, at which size: quick, tiny or world.")
 @click.option("--seed", default=0, help="Another seed renders other people, cameras and walks.")
 @click.option("--workers", default=0, help="Processes that render; 0 takes one per core.")

@@ -19,6 +19,7 @@ CITIES = {  # drawn: the city of `build_city`, and the reader of its layout
     "market": ("market", market1501),
     "duke": ("duke", market1501),
     "auxiliary": ("auxiliary", market1501),
+    "street": ("street", market1501),
     "viper_city": ("viper", viper),
     "cuhk03_city": ("cuhk03", partial(cuhk03, protocol="classic")),
     "cuhk03_np_city": ("cuhk03", partial(cuhk03, protocol="new")),
@@ -62,9 +63,9 @@ def open_split(
     """Find a data set; a city that was never drawn is drawn first, and kept for the next time.
 
     Args:
-        dataset: a city ("market", "duke", "auxiliary"; "viper_city", "cuhk03_city", "cuhk03_np_city" with the layouts
-            and protocols of those archives) or a real archive ("market1501", "dukemtmc", "cuhk03", by its classic
-            protocol, "cuhk03_np", by the new one, "viper", "msmt17").
+        dataset: a city ("market", "duke", "auxiliary", "street"; "viper_city", "cuhk03_city", "cuhk03_np_city" with
+            the layouts and protocols of those archives) or a real archive ("market1501", "dukemtmc", "cuhk03", by its
+            classic protocol, "cuhk03_np", by the new one, "viper", "msmt17").
         data_root: the folder that holds all archives, and `cities`; by default `data` in the clone, or
             in the working directory where there is none.
         preset: size of the city: "quick", "tiny" or "world".

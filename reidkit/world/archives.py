@@ -6,6 +6,7 @@ An `Archive` is that knowledge as data and two functions. Nothing in here render
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,10 @@ def _passages(seed: int, key: int, count: int) -> list[tuple[int, int]]:
     return [(camid, int(boxes[camid])) for camid in sorted(np.argsort(dice.uniform("passes"))[:visits].tolist())]
 
 
-def _market(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[ImageSpec]:
-    """Even numbers are training identities, odd ones are for testing."""
+def _market(
+    seed: int, identities: int, cameras: Cameras, knobs: Knobs, *, most: int = 4, by_hand: int = 2
+) -> list[ImageSpec]:
+    """Even numbers are training identities, odd ones are for testing; a passage has at most so many boxes."""
     rows, n = [], identities // 2
 
     def add(folder: str, pid: int, key: int, camid: int, shot: int) -> None:
@@ -104,13 +107,13 @@ def _market(seed: int, identities: int, cameras: Cameras, knobs: Knobs) -> list[
 
     for key in range(2, 2 * n + 1, 2):
         for camid, boxes in _passages(seed, key, len(cameras)):
-            for shot in range(boxes):
+            for shot in range(min(boxes, most)):
                 add("bounding_box_train", key, key, camid, shot)
     for key in range(1, 2 * n, 2):
         for camid, boxes in _passages(seed, key, len(cameras)):
-            for shot in range(boxes):
+            for shot in range(min(boxes, most)):
                 add("bounding_box_test" if shot else "query", key, key, camid, shot)
-            for shot in range(2):
+            for shot in range(by_hand):
                 add("gt_bbox", key, key, camid, HAND_DRAWN + shot)
     for first, pid, count in ((FIRST_DISTRACTOR, 0, n), (FIRST_JUNK, -1, int(0.4 * n))):
         keys = first + np.arange(count)
@@ -234,5 +237,6 @@ def _cuhk03_test_sets(rows: list[ImageSpec], place: dict[int, tuple[int, int]], 
 
 
 MARKET1501 = Archive(_market)
+STREET = Archive(partial(_market, most=2, by_hand=0))  # many people, few images of each, none cut by hand
 VIPER = Archive(_viper, most=632, tallest=128, aspect=0.375)
 CUHK03 = Archive(_cuhk03, most=sum(CUHK03_PAIRS), finish=_cuhk03_release, needs="h5py")

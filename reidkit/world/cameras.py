@@ -40,6 +40,10 @@ class Place:
     exposure: float  # mean, in powers of e
     saturation: float  # added to 1
     fog: tuple[float, float]
+    contrast: tuple[float, float] = (1.0, 1.0)
+    sharpening: tuple[float, float] = (0.0, 0.0)
+    box_width: tuple[float, float] = (1.0, 1.0)  # of the detector's boxes, against half their height
+    clutter: float = 0.0  # how much stands behind people, 0 to 1: bicycles, dark entrances, other people
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,12 @@ class Cameras(Factors):
     exposure: Tensor  # 1 is neutral
     fog: Tensor  # share of haze
     noise: Tensor  # standard deviation, of a range of 1
+    contrast: Tensor  # of the stored picture around a dark grey; 1 is neutral
+    sharpening: Tensor  # how much of its fine detail a camera adds once more
+    narrowest: Tensor  # width of the detector's boxes against half their height
+    widest: Tensor
     quality: Tensor  # JPEG quality
-    scene: Tensor  # (3, 320, 640) painted background, linear light
+    scene: Tensor  # (3, 320, 640), or twice that, painted background, linear light
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Pose(Factors):
     box_x: Tensor  # offset of the box, share of the person's height
     box_y: Tensor  # offset of the box, share of the person's height
     box_scale: Tensor  # height of the box against the person's
+    box_width: Tensor  # width of the box against half its height; it is stretched to the picture
     native: Tensor  # pixels the sensor really had over the person's height
     blur: Tensor  # motion blur, pixels at height 128
     occluder: Tensor  # Occluder
@@ -126,6 +135,10 @@ def install(count: int, place: Place, *, seed: int, knobs: Knobs) -> dict[str, n
         exposure=np.exp(place.exposure + colour * dice.normal("exposure", sd=0.14)),
         fog=dice.uniform("fog", *place.fog),
         noise=0.008 + 0.02 * dice.uniform("noise") ** 2,
+        contrast=dice.uniform("contrast", *place.contrast),
+        sharpening=dice.uniform("sharpening", *place.sharpening),
+        narrowest=np.full(count, place.box_width[0]),
+        widest=np.full(count, place.box_width[1]),
         quality=dice.uniform("quality", 62, 92),
     )
 
@@ -195,6 +208,7 @@ def _detect(passage: Dice, shot: Dice, seen: dict[str, np.ndarray], knobs: Knobs
         box_scale=1.06
         * np.exp(shot.normal("box scale", sd=0.05 * knobs.box))
         * np.where(bad, shot.uniform("bad scale", 0.78, 1.08), 1.0),
+        box_width=shot.uniform("box width", seen["narrowest"], seen["widest"]),
         native=SENSOR_PIXELS * 1.75 / distance * seen["sensor"] / knobs.resolution,
         blur=np.where(shot.coin("blur", knobs.blur), shot.uniform("blur length", 1, 4), 0.0),
         quality=np.clip(seen["quality"] + shot.normal("quality", sd=6), 40, 95).astype(int),

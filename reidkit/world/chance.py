@@ -3,6 +3,8 @@
 So any image can be drawn alone, in any order and in any batch, and a new factor never shifts the others.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 Array = np.ndarray | np.generic
@@ -61,7 +63,7 @@ class Dice:
         """True with the given probability."""
         return self.uniform(name) < probability
 
-    def pick(self, name: str, weights: list[float] | Array) -> Array:
+    def pick(self, name: str, weights: Sequence[float] | Array) -> Array:
         """An index, drawn with the given relative weights."""
         steps = np.cumsum(np.asarray(weights, np.float64))
         return np.minimum(np.searchsorted(steps / steps[-1], self.uniform(name), side="right"), len(steps) - 1)

@@ -71,6 +71,25 @@ CITY_SPECS = {
         Place((2.6, 5.0), 1.05, (0.1, 0.6), (0.98, 1.0, 1.0), -0.03, 0.0, (0.0, 0.05)),
         archive=archives.CUHK03,
     ),
+    "street": City(  # the teacher's: real people's everyday looks, and boxes and pictures as surveillance has them
+        24,
+        "street",
+        Place(
+            height=(1.6, 3.4),
+            distance=0.9,
+            sunny=(0.0, 0.7),
+            tint=(1.0, 1.0, 1.0),
+            exposure=-0.08,
+            saturation=-0.12,
+            fog=(0.0, 0.03),
+            contrast=(0.95, 1.55),
+            sharpening=(0.0, 1.2),
+            box_width=(0.60, 0.90),
+            clutter=1.0,
+        ),
+        identities=8.0,
+        archive=archives.STREET,
+    ),
 }
 SIZES = {"quick": Size(48, 64, 2), "tiny": Size(150, 128, 1.5), "world": Size(750, 256, 1.5)}
 
@@ -129,8 +148,8 @@ def people(plan: Plan, keys: np.ndarray) -> Person:
 
 def network(plan: Plan) -> Cameras:
     """The cameras of a city, with their painted scenes."""
-    columns = _installed(plan)
-    painted = [scenes.paint((plan.key, i), float(height)) for i, height in enumerate(columns["height"])]
+    columns, clutter = _installed(plan), CITY_SPECS[plan.city].place.clutter
+    painted = [scenes.paint((plan.key, i), float(height), clutter) for i, height in enumerate(columns["height"])]
     return Cameras.from_arrays(**columns, scene=torch.stack(painted).numpy())
 
 
@@ -203,10 +222,12 @@ def build_city(
             camera (cameras.csv), and manifest.json.
         city: "market" (6 cameras, summer), "duke" (8 cameras, another place, winter) and "auxiliary" (15 cameras,
             autumn, twice as many identities) are laid out like Market-1501: bounding_box_train, bounding_box_test,
-            query, gt_bbox. "viper" is laid out like VIPeR: cam_a and cam_b, one image of each identity in both, BMP.
-            "cuhk03" is laid out like CUHK03: five pairs of cameras, an identity seen by one pair, up to five images a
-            view, each boxed by a detector and by hand; cuhk03_release/cuhk-03.mat (needs h5py) and the folders of the
-            new protocol, cuhk03-np/{detected,labeled}/{bounding_box_train,bounding_box_test,query}.
+            query, gt_bbox; and so is "street" (24 cameras, many people with few images each, none cut by hand), whose
+            looks are those of real archives: what the reference weights learn from. "viper" is laid out like VIPeR:
+            cam_a and cam_b, one image of each identity in both, BMP. "cuhk03" is laid out like CUHK03: five pairs of
+            cameras, an identity seen by one pair, up to five images a view, each boxed by a detector and by hand;
+            cuhk03_release/cuhk-03.mat (needs h5py) and the folders of the new protocol,
+            cuhk03-np/{detected,labeled}/{bounding_box_train,bounding_box_test,query}.
         preset: "quick" (48 + 48 identities, 64x32), "tiny" (150 + 150, 128x64) or "world" (750 + 750, 256x128); viper
             has at most 632 identities, at 64x24 or 128x48, and cuhk03 at most 1467.
         seed: another seed is another city with other people.

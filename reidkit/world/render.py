@@ -67,6 +67,7 @@ def render(
             pose.occluder, pose.occluder_x, pose.occluder_size, pose.occluder_colour, height, width
         )
         picture = picture * (1 - cover) + colour * lit * cover
+    picture = _stretched(picture, pose.box_width)
     return sensor.develop(picture, pose, camera)
 
 
@@ -184,6 +185,19 @@ def _shrink(picture: Tensor, samples: float) -> Tensor:
         pair = torch.stack([(a + 0.5 * b) / 1.5, (c + 0.5 * b) / 1.5], dim + 1)
         size[dim] = size[dim] // 3 * 2
         picture = pair.view(size)
+    return picture
+
+
+def _stretched(picture: Tensor, box_width: Tensor) -> Tensor:
+    """Stretch the middle of each picture to its whole width, as narrow boxes are when they are stored."""
+    rows = (box_width != 1).nonzero()[:, 0]
+    if not len(rows):
+        return picture
+    zoom = torch.zeros(len(rows), 2, 3, device=picture.device)
+    zoom[:, 0, 0], zoom[:, 1, 1] = box_width[rows], 1
+    grid = F.affine_grid(zoom, list(picture[rows].shape), align_corners=False)
+    picture = picture.clone()
+    picture[rows] = F.grid_sample(picture[rows], grid, padding_mode="border", align_corners=False)
     return picture
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from reidkit.world.cameras import Cameras, Pose
 
+GREY = 0.45  # where contrast turns, of a range of 1
 LEVELS = (1.0, 0.75, 0.55, 0.40, 0.30)  # resolutions a sensor can have, against the size of the picture
 
 
@@ -23,6 +24,7 @@ def develop(light: Tensor, pose: Pose, cameras: Cameras) -> Tensor:
     picture = _tone(light, pose, cameras)
     picture = _motion(picture, pose.blur)
     picture = _resolve(picture, pose, cameras.noise[pose.camid])
+    picture = _sharpen(picture, cameras.sharpening[pose.camid, None, None, None])
     return (picture.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
 
 
@@ -40,7 +42,16 @@ def _tone(light: Tensor, pose: Pose, cameras: Cameras) -> Tensor:
     x = 1.25 * x * (1 + 0.18 * x) / (1 + 0.62 * x)
     grey = ((x[:, 0] + x[:, 1] + x[:, 2]) / 3)[:, None]
     x = (grey + (x - grey) * cameras.saturation[pose.camid, None, None, None]).clamp(1e-5, 1)
-    return x ** (cameras.gamma[pose.camid, None, None, None] / 2.2)
+    x = x ** (cameras.gamma[pose.camid, None, None, None] / 2.2)
+    return (x + (cameras.contrast[pose.camid, None, None, None] - 1) * (x - GREY)).clamp(0, 1)
+
+
+def _sharpen(picture: Tensor, amount: Tensor) -> Tensor:
+    """Add what differs from the neighbours once more, as cameras do; it leaves bright rims."""
+    if not bool((amount > 0).any()):
+        return picture
+    blurred = F.avg_pool2d(F.pad(picture, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return picture + amount * (picture - blurred)
 
 
 def _motion(picture: Tensor, blur: Tensor) -> Tensor:

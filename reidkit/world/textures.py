@@ -137,6 +137,13 @@ def _band(person: Person, h: Hits) -> Tensor:
     return _step(0.035 + 0.02 * person.duty[h.image] - off, h.edge * 0.5)
 
 
+def _print(person: Person, h: Hits) -> Tensor:
+    cell, turn = person.frequency[h.image] * 3, person.duty[h.image] * 40
+    x, y = h.x * cell, h.y * cell
+    blot = torch.sin(x + 2 * torch.sin(0.7 * y + turn)) * torch.sin(y + 2 * torch.sin(0.6 * x - turn))
+    return _step(blot - 0.15, 0.1)
+
+
 TORSO_PATTERNS = {
     Pattern.RINGS: _rings,
     Pattern.STRIPES: _vertical,
@@ -146,6 +153,7 @@ TORSO_PATTERNS = {
     Pattern.DOTS: _dots,
     Pattern.BACKPRINT: _backprint,
     Pattern.BAND: _band,
+    Pattern.PRINT: _print,
 }
 
 
@@ -190,6 +198,8 @@ def _sleeve(person: Person, palette: Tensor, h: Hits, first: Tensor, second: Ten
     pattern, rings = person.pattern[h.image], _rings(person, h)
     share = torch.where(pattern == Pattern.RINGS, rings, torch.zeros_like(rings))
     share = torch.where(pattern == Pattern.CHECK, 0.25 + 0.5 * rings, share)
+    if len(printed := (pattern == Pattern.PRINT).nonzero()[:, 0]):
+        share[printed] = _print(person, h[printed])
     share = torch.where(pattern == Pattern.SLEEVES, 1.0, share)
     share = torch.where(pattern == Pattern.YOKE, _yoke(person, h), share)
     cuff = (h.w > 0.92) & (h.y < 0) & person.cuffs[h.image] & (person.upper[h.image] == Upper.SWEATER)

@@ -14,7 +14,7 @@ Hat = IntEnum("Hat", "NONE CAP BEANIE", start=0)
 Upper = IntEnum("Upper", "TSHIRT SWEATER JACKET COAT", start=0)
 Lower = IntEnum("Lower", "TROUSERS SHORTS SKIRT", start=0)
 Bag = IntEnum("Bag", "NONE BACKPACK CROSSBODY HANDBAG", start=0)
-Pattern = IntEnum("Pattern", "PLAIN RINGS STRIPES CHECK LOGO YOKE DOTS BACKPRINT BAND SLEEVES", start=0)
+Pattern = IntEnum("Pattern", "PLAIN RINGS STRIPES CHECK LOGO YOKE DOTS BACKPRINT BAND SLEEVES PRINT", start=0)
 LowerPattern = IntEnum("LowerPattern", "PLAIN SIDE_STRIPE CHECK FADED", start=0)
 Logo = IntEnum("Logo", "DISC BAR BARS RING TRIANGLE", start=0)
 
@@ -43,6 +43,11 @@ class Season:
     lower_men: list[float]
     hats: list[float]
     scarves: float
+    patterns: tuple[float, ...] = (0.26, 0.12, 0.04, 0.09, 0.20, 0.07, 0.05, 0.06, 0.06, 0.05, 0)
+    hair: tuple[float, ...] = (6, 4, 3, 2, 1.6, 1.2, 0.8)  # shares of colours
+    skin: tuple[float, ...] = (3, 4, 4, 2, 1.6, 1.2)
+    bags: tuple[float, ...] = (1,) * len(BAGS)
+    dresses: float = 0.0  # share of skirts of the upper garment's cloth
 
 
 SUMMER = Season(
@@ -107,7 +112,44 @@ AUTUMN = Season(
     hats=[0.76, 0.14, 0.10],
     scarves=0.12,
 )
-SEASONS = {"summer": SUMMER, "winter": WINTER, "autumn": AUTUMN}
+STREET = Season(  # mostly black, white, grey and denim, plain cloth, bare arms and legs, dark hair
+    upper=linear(
+        "16161a",
+        "f6f6f6",
+        "b9babb",
+        "7a7b7d",
+        "3a3b3e",
+        "1e2848",
+        "2450b4",
+        "78b4e4",
+        "c41622",
+        "e66a92",
+        "5a2c74",
+        "169a48",
+        "a0ccb0",
+        "f0c416",
+        "c9c0ae",
+        "5e4636",
+        "e85a1e",
+        "8a1a34",
+    ),
+    upper_shares=[22, 25, 7, 6, 7, 6, 5, 4, 4, 3, 2, 3, 2, 3, 3, 2, 1, 2],
+    lower=linear(
+        "131316", "34363c", "28334e", "4e678e", "76777b", "887a60", "b5aa94", "e8e8e4", "48382e", "8a2c38", "43473a"
+    ),
+    lower_shares=[28, 12, 14, 10, 9, 8, 6, 4, 4, 2, 3],
+    garments=[0.72, 0.14, 0.10, 0.04],
+    lower_women=[0.42, 0.33, 0.25],
+    lower_men=[0.62, 0.38, 0.0],
+    hats=[0.92, 0.07, 0.01],
+    scarves=0.01,
+    patterns=(0.44, 0.07, 0.03, 0.07, 0.14, 0.03, 0.03, 0.05, 0.03, 0.05, 0.06),
+    hair=(10, 5, 2, 0.6, 0.3, 0.3, 0.2),
+    skin=(3, 5, 4, 1, 0.5, 0.3),
+    bags=(6, 2, 1, 1.5, 0.7, 0.7, 2, 1),
+    dresses=0.3,
+)
+SEASONS = {"summer": SUMMER, "winter": WINTER, "autumn": AUTUMN, "street": STREET}
 
 
 @dataclass(frozen=True)
@@ -168,7 +210,7 @@ def dress(
     Args:
         pids: (n,) whole numbers; the same number and seed give the same person.
         seed: the city's seed.
-        season: "summer", "winter" or "autumn".
+        season: "summer", "winter", "autumn" or "street".
         look_alikes: share of identities that take garments and their colours from a family, and keep their own pattern,
             hair, shoes, bag and body.
         families: how many families there are.
@@ -185,13 +227,13 @@ def dress(
     return Person.from_arrays(
         female=female,
         family=family,
-        **_body(own, female),
-        **_upper(own, shared, wear),
-        **_lower(own, shared, wear, female),
+        **_body(own, wear, female),
+        **(upper := _upper(own, shared, wear)),
+        **_lower(own, shared, wear, female, upper["upper_colour"]),
     )
 
 
-def _body(own: Dice, female: np.ndarray) -> dict[str, np.ndarray]:
+def _body(own: Dice, wear: Season, female: np.ndarray) -> dict[str, np.ndarray]:
     """Shape, skin, hair, and what is worn on the head and carried."""
     women, men = (
         own.pick("hair of women", [0, 0.22, 0.40, 0.20, 0.18]),
@@ -204,15 +246,13 @@ def _body(own: Dice, female: np.ndarray) -> dict[str, np.ndarray]:
         hips=np.where(female, 1.06, 0.98) * own.normal("hips", 1.0, 0.035),
         legs=own.normal("legs", 1.0, 0.03),
         head=own.normal("head", 1.10, 0.04),
-        skin=np.clip(
-            SKIN[own.pick("skin", [3, 4, 4, 2, 1.6, 1.2])] * own.normal("skin shift", 1.0, 0.05)[..., None], 0.01, 0.95
-        ),
+        skin=np.clip(SKIN[own.pick("skin", wear.skin)] * own.normal("skin shift", 1.0, 0.05)[..., None], 0.01, 0.95),
         hair=np.where(female, women, men),
-        hair_colour=HAIR[own.pick("hair colour", [6, 4, 3, 2, 1.6, 1.2, 0.8])],
+        hair_colour=HAIR[own.pick("hair colour", wear.hair)],
         glasses=own.coin("glasses", 0.15),
         beard=~female & own.coin("beard", 0.2),
         bag=own.pick("bag", [0.46, 0.24, 0.16, 0.14]),
-        bag_colour=BAGS[own.pick("bag colour", np.ones(len(BAGS)))],
+        bag_colour=BAGS[own.pick("bag colour", wear.bags)],
         bag_size=own.uniform("bag size", 0.85, 1.25),
         bag_side=np.where(own.coin("bag side", 0.5), -1.0, 1.0),
     )
@@ -239,7 +279,7 @@ def _upper(own: Dice, shared: Dice, wear: Season) -> dict[str, np.ndarray]:
         upper_colour=_shifted(wear.upper[first], "upper dye", shared, own),
         upper_colour2=_shifted(wear.upper[second], "second dye", own, own),
         inner_colour=wear.upper[own.pick("inner colour", inner)],
-        pattern=own.pick("pattern", [0.26, 0.12, 0.04, 0.09, 0.20, 0.07, 0.05, 0.06, 0.06, 0.05]),
+        pattern=own.pick("pattern", wear.patterns),
         frequency=own.uniform("frequency", 9, 25),
         duty=own.uniform("duty", 0.30, 0.65),
         logo=own.pick("logo", np.ones(5)),
@@ -252,14 +292,19 @@ def _upper(own: Dice, shared: Dice, wear: Season) -> dict[str, np.ndarray]:
     )
 
 
-def _lower(own: Dice, shared: Dice, wear: Season, female: np.ndarray) -> dict[str, np.ndarray]:
+def _lower(
+    own: Dice, shared: Dice, wear: Season, female: np.ndarray, upper_colour: np.ndarray
+) -> dict[str, np.ndarray]:
     """The lower garment and the feet."""
     light = np.ones(3, np.float32)
+    lower = np.where(
+        female, shared.pick("lower of women", wear.lower_women), shared.pick("lower of men", wear.lower_men)
+    )
+    colour = _shifted(wear.lower[shared.pick("lower colour", wear.lower_shares)], "lower dye", shared, own)
+    dress = (lower == Lower.SKIRT) & shared.coin("dress", wear.dresses)
     return dict(
-        lower=np.where(
-            female, shared.pick("lower of women", wear.lower_women), shared.pick("lower of men", wear.lower_men)
-        ),
-        lower_colour=_shifted(wear.lower[shared.pick("lower colour", wear.lower_shares)], "lower dye", shared, own),
+        lower=lower,
+        lower_colour=np.where(dress[..., None], upper_colour, colour),
         lower_colour2=wear.upper[own.pick("lower second colour", np.ones(len(wear.upper)))],
         lower_pattern=own.pick("lower pattern", [0.72, 0.14, 0.06, 0.08]),
         fit=own.uniform("fit", 0.92, 1.28),

@@ -129,7 +129,7 @@ def test_wrong_words(tmp_path, options, sentence):
 
 def test_cities_differ():
     plans = {name: Plan(name, "quick", 0) for name in CITY_SPECS}
-    assert [len(network(plan)) for plan in plans.values()] == [6, 8, 15, 2, 10]
+    assert [len(network(plan)) for plan in plans.values()] == [6, 8, 15, 2, 10, 24]
     assert len({row.pid for row in roster(plans["auxiliary"])}) > 1.8 * len(
         {row.pid for row in roster(plans["market"])}
     )
