@@ -128,6 +128,8 @@ def study(
     jobs = runner.plan(notebook, preset, variants=_list(variants), seeds=_seeds(seeds), changes=changed)
     folder = out or runs.RESULTS
     where = {"workers": workers, "engine": engine, "address": address, "folder": folder}
+    if engine == "processes":
+        runner.check_all([job for job in jobs if job.state(folder) != "done"], folder)
     if dry_run:
         for job in jobs:
             state = job.state(folder)

@@ -26,6 +26,7 @@ from reidkit.recipes.kept import fingerprint, kept
 from reidkit.training import Cycle, fit
 
 REFERENCE = runs.PACKAGE / "weights" / "generator.safetensors"  # made by tools/generator.py
+REFERENCE_SHA256 = "4e33c53b0794b1436d673df31eb9322c0ce2f813e1c4eb835a6b027996cfc602"  # so other weights are other code
 LATENT = 100  # length of the noise
 UPDATES = 2  # of the generator for each one of the discriminator, from the same noise
 SHOWN = 8  # noise vectors whose images are kept after every epoch

@@ -40,6 +40,7 @@ ARCHIVES = {  # reader, and names of its folder: the first that is there is read
 
 
 REFERENCE = runs.PACKAGE / "weights" / "reference.safetensors"  # made by tools/reference.py
+REFERENCE_SHA256 = "e7bd1b4581c2291ddfccc39fa1e22e85c0abe0107db799745a230fd62eedfe62"  # so other weights are other code
 
 
 class Data(NamedTuple):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -16,11 +15,9 @@ from reidkit import files, parameters, runs
 from reidkit.parameters import Parameters, Scalar, choose
 from reidkit.progress import is_watched, note
 from reidkit.recipes import driver
-from reidkit.recipes.driver import KEEP, check_writable
-from reidkit.recipes.sources import ARCHIVES, CITIES, datasets_of, find_city, open_split
-from reidkit.recipes.supervised import check_weights
+from reidkit.recipes.driver import KEEP
 from reidkit.studies import lectures
-from reidkit.studies.runner import recipe
+from reidkit.studies.runner import check, recipe
 
 KERNEL_OPTIONS = ["--log-level=50"]  # a kernel's notes on the transport of its messages are no news to a reader
 NOT_HANDED_ON = ("REIDKIT_LIVE", "MPLBACKEND", KEEP)  # nobody turns knobs, and figures go into the notebook
@@ -111,40 +108,10 @@ def plan(
             given[name] = str(Path(given[name]).expanduser().resolve())
     params = kind.of({**parameters.preset(number, preset), **given})
     folder = Path(out or runs.ROOT / "runs" / "notebooks").expanduser().resolve()
-    _find(params, folder)
+    check(params, folder, "the notebook")
     different = json.dumps(given, sort_keys=True).encode()
     name = ".".join([number, preset] + [hashlib.sha256(different).hexdigest()[:8]] * bool(given))
     return Plan(path, params, given, folder / f"{name}.ipynb")
-
-
-def _find(params: Parameters, out: Path) -> None:
-    """Open the archives and weights that parameters name: what is missing is told by who would read it.
-
-    A city is rendered when it is wanted; it must be there, or its folder one that can be written to.
-    """
-    values = params.values()
-    root = values.get("data_root", "")
-    for name, dataset in datasets_of(params).items():
-        choose(name, dataset, CITIES | ARCHIVES)
-        if dataset in ARCHIVES:
-            open_split(dataset, data_root=root)
-        elif root and not (runs.ROOT / root).is_dir():
-            raise ValueError(f"data_root is {root}, which is no folder; make it, or leave data_root out.")
-        else:
-            own, knobs = ("source", "") if name == "source_dataset" else ("city", values.get("knobs", ""))
-            city = {"preset": values[f"{own}_preset"], "city_seed": values[f"{own}_seed"], "knobs": knobs}
-            find_city(dataset, data_root=root, **city)
-    if "weights" in values:
-        with contextlib.redirect_stdout(io.StringIO()):  # what is said of them is said by the kernel
-            check_weights(params if isinstance(params, driver.Parameters) else _baseline(values))
-    check_writable(out, "the notebook")
-
-
-def _baseline(values: dict[str, Scalar]) -> driver.Parameters:
-    """The parameters of the baseline that a notebook without a recipe of its own trains."""
-    kind = recipe("02").Parameters
-    shared = {name: value for name, value in values.items() if name in kind().values()}
-    return kind.of(parameters.preset("02", values["preset"]) | shared)
 
 
 def describe(plan: Plan) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import io
 import itertools
 import json
 import os
@@ -27,10 +28,12 @@ from typing import Any
 import torch
 
 from reidkit import claims, files, parameters, runs
-from reidkit.parameters import Scalar, choose
+from reidkit.parameters import Parameters, Scalar, choose
 from reidkit.progress import bar, note
-from reidkit.recipes.driver import settings
-from reidkit.recipes.sources import ARCHIVES, CITIES, datasets_of, is_there
+from reidkit.recipes import driver, generators
+from reidkit.recipes.driver import check_writable, settings
+from reidkit.recipes.sources import ARCHIVES, CITIES, datasets_of, find_city, is_there, open_split
+from reidkit.recipes.supervised import check_weights
 from reidkit.studies import on_ray
 
 ATTEMPTS = 5  # how often a run may be begun: whatever kills it from outside, it goes on where it was
@@ -70,12 +73,16 @@ class Job:
         return f"{self.notebook}.{self.preset}.{self.variant}.{self.seed}"
 
     @property
-    def params(self) -> dict[str, Scalar]:
-        """All parameters of the run, as a result records them."""
+    def settings(self) -> Parameters:
+        """All parameters of the run."""
         made_by, changes = recipe(self.notebook), {"seed": self.seed, **self.changes}
         kind, variants = made_by.Parameters, made_by.VARIANTS
-        known = settings(runs.NOTEBOOKS[self.notebook], kind, variants, self.variant, preset=self.preset, **changes)
-        return runs.public(known.values())
+        return settings(runs.NOTEBOOKS[self.notebook], kind, variants, self.variant, preset=self.preset, **changes)
+
+    @property
+    def params(self) -> dict[str, Scalar]:
+        """All parameters of the run, as a result records them."""
+        return runs.public(self.settings.values())
 
     @property
     def probe(self) -> "Job":
@@ -186,6 +193,58 @@ def plan(
     for job in jobs:
         _ = job.params  # what is wrong is said now, not in an hour
     return jobs
+
+
+def check(params: Parameters, out: Path, what: str) -> None:
+    """Open the archives and weights that parameters name: what is missing is told by who would read it.
+
+    A city is rendered when it is wanted; it must be there, or its folder one that can be written to.
+
+    Args:
+        params: of a recipe or a notebook.
+        out: the folder, absolute, that `what` goes to.
+        what: to be written, for the error message.
+
+    Raises:
+        ValueError: something is not there, does not fit, or cannot be written.
+    """
+    values = params.values()
+    root = values.get("data_root", "")
+    for name, dataset in datasets_of(params).items():
+        choose(name, dataset, CITIES | ARCHIVES)
+        if dataset in ARCHIVES:
+            open_split(dataset, data_root=root)
+        elif root and not (runs.ROOT / root).is_dir():
+            raise ValueError(f"data_root is {root}, which is no folder; make it, or leave data_root out.")
+        else:
+            own, knobs = ("source", "") if name == "source_dataset" else ("city", values.get("knobs", ""))
+            city = {"preset": values[f"{own}_preset"], "city_seed": values[f"{own}_seed"], "knobs": knobs}
+            find_city(dataset, data_root=root, **city)
+    with contextlib.redirect_stdout(io.StringIO()):  # what is said of weights is said when they are used
+        if "weights" in values:
+            check_weights(params if isinstance(params, driver.Parameters) else _baseline(values))
+        if isinstance(params, generators.Parameters):
+            generators.check(params)
+    check_writable(out, what)
+
+
+def _baseline(values: Mapping[str, Scalar]) -> driver.Parameters:
+    """The parameters of the baseline that a notebook without a recipe of its own trains."""
+    kind = recipe("02").Parameters
+    shared = {name: value for name, value in values.items() if name in kind().values()}
+    return kind.of(parameters.preset("02", values["preset"]) | shared)
+
+
+def check_all(jobs: Sequence[Job], folder: Path) -> None:
+    """`check` whatever differs between jobs; what needs another archive that is not there is not run, and not asked.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    numbers = ("seed", "epochs", "steps_per_epoch", "lr")  # decide nothing that could be missing
+    found = {json.dumps([v for k, v in job.params.items() if k not in numbers]): job for job in jobs if not job.missing}
+    for job in found.values():
+        check(job.settings, folder.absolute(), "the result")
 
 
 def run_study(

@@ -60,7 +60,7 @@ def printed(path: Path) -> list[str]:
     [
         (["08"], "notebook must be one of 02, not '08'; the nearest is 02."),
         (["02", "--preset", "tinny"],
-         "preset must be one of quick, market1501, tiny, world, not 'tinny'; the nearest is tiny."),
+         "preset must be one of quick, market1501, market_cpu, tiny, world, not 'tinny'; the nearest is tiny."),
         (["02", "-p", "sed", "1"], "sed is not a parameter of baseline; the nearest is seed."),
         (["02", "-p", "seed", "1.5"], "seed must be of type int, not 1.5."),
         (["02", "-p", "lr", "fast"], "lr must be of type float, not 'fast'."),
@@ -71,8 +71,8 @@ def printed(path: Path) -> list[str]:
          "small_resnet, not 'resnet5'; the nearest is resnet50."),
         (["02", "-p", "last_relu", "1"], "last_relu must be of type bool, not '1'."),
         (["02", "-p", "preset", "tiny"], "preset is chosen by --preset, which sets all its parameters."),
-        (["02", "-p", "precision", "fp16"],
-         "precision must be one of auto, bf16, fp32, not 'fp16'; the nearest is bf16."),
+        (["02", "-p", "precision", "fp8"],
+         "precision must be one of auto, bf16, fp16, fp32, not 'fp8'; the nearest is fp32."),
         (["02", "-p", "knobs", "light"], "knobs are written as light=2,occluders=0, not 'light'."),
         (["02", "-p", "knobs", "ligth=2"],
          "knob must be one of camera_colour, light, view, occluders, companions, box, resolution, blur, look_alikes, "

@@ -250,3 +250,19 @@ def test_a_study_leaves_out_what_needs_another_archive_and_says_so(tmp_path, cha
     ]  # fmt: skip
     miniatures.dukemtmc(tmp_path / "data" / "dukemtmc")
     assert not any(job.missing for job in jobs)
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["03", "--preset", "dukemtmc", "--variants", "softmax"], "DukeMTMC-reID does not exist"),
+        (["02", "--preset", "tiny", "--variants", "softmax", "-p", "weights", "a"], "a does not exist; give a .safe"),
+        (["04", "--variants", "lsro", "-p", "gan_height", "63"], "63"),
+    ],
+)
+def test_a_study_finds_out_beforehand_what_is_missing(arguments, sentence, dry, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(runner, "run_study", None)
+    out = ["--out", str(tmp_path / "results")] + ["--dry-run"] * dry
+    done = CliRunner().invoke(cli.main, ["study", *arguments, *out])
+    assert done.exit_code == 1 and sentence in done.stderr, done.output
