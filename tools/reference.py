@@ -3,6 +3,7 @@
     python tools/reference.py                    # about 25 minutes of one core; killed, it goes on where it was
 
 Drawing takes six of them, and learning in two sizes, 64x32 and then 128x64, sixteen.
+
 The small net learns to name everybody of two drawn cities: the people of the tiny `auxiliary` city, seed 0, training
 and test people alike (the source of notebook 06), and those of the tiny `street`, whose looks are everyday ones. Nobody
 of them lives in another city. The rows of the last layer have unit length and can stand for their persons: those of the
