@@ -1,6 +1,6 @@
 """How near do drawn people look to real ones? Measure both without identities: figures/results/realism.json.
 
-    python tools/realism.py --data-root FOLDER        # the folder that holds Market-1501; about two minutes
+    python tools/realism.py --data-root FOLDER        # the folder that holds Market-1501; about two minutes of one core
 
 Only training images of Market-1501 are looked at, and only as a crowd: brightness, colourfulness (largest minus
 smallest of red, green and blue) and edges by region, the share of fine detail, how far the middle stands out from the
@@ -14,11 +14,12 @@ import argparse
 import numpy as np
 import torch
 
+from reference import STREET
 from reidkit import code, files, runs
 from reidkit.data.images import load
 from reidkit.recipes import sources
 from reidkit.world.archives import FIRST_DISTRACTOR
-from reidkit.world.city import Plan, draw_rows, network, roster
+from reidkit.world.city import Knobs, Plan, draw_rows, network, roster
 
 SIZE, CITIES = (128, 64), ("market", "duke", "auxiliary", "street")
 REGIONS = {  # rows and columns where a person who fills the box has his head, trunk and legs
@@ -30,8 +31,8 @@ REGIONS = {  # rows and columns where a person who fills the box has his head, t
 
 
 def drawn(city: str, count: int) -> np.ndarray:
-    """(count, 128, 64, 3) images of a tiny city of seed 0, before they are JPEG."""
-    plan = Plan(city, "tiny", 0)
+    """(count, 128, 64, 3) images of a tiny city of seed 0 (the street as the teacher has it), before they are JPEG."""
+    plan = Plan(city, "tiny", 0, Knobs(**sources._turned(STREET if city == "street" else "")))
     rows = [row for row in roster(plan) if row.key < FIRST_DISTRACTOR and not row.by_hand]
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:count]]
     cameras = network(plan)
@@ -103,7 +104,7 @@ def main() -> None:
     """Measure the cities and the real training images, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True, help="the folder that holds Market-1501")
-    parser.add_argument("--images", type=int, default=2000, help="of each crowd")
+    parser.add_argument("--images", type=int, default=1000, help="of each crowd")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     records = sources.open_split("market1501", data_root=arguments.data_root).train
