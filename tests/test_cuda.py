@@ -292,7 +292,13 @@ def archives(tmp_path_factory):
 @pytest.mark.parametrize("number", SHORT)
 def test_a_whole_run_gives_on_the_device_what_it_gives_on_the_cpu(number, archives, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-    options = {"data_root": archives, "dataset": "market1501", "weights": "", "precision": "fp32", "progress": False}
+    options = {
+        "data_root": archives,
+        "dataset": "market1501",
+        "weights": "scratch",
+        "precision": "fp32",
+        "progress": False,
+    }
     run = functools.partial(RECIPES[number].run, preset="quick", **options | SHORT[number])
     there = on_cpu(run)
     with FakeCUDA():

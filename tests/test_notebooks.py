@@ -19,7 +19,7 @@ from reidkit import cli, parameters, runs
 from reidkit.models import backbones
 from reidkit.models.backbones import small_resnet
 from reidkit.recipes import sources, supervised
-from reidkit.studies import notebook
+from reidkit.studies import notebook, runner
 
 COURSE = ("00_map", "01_retrieval", "02_baseline", "03_ranking", "04_sparse_smoothing", "05_one_shot",
           "06_soft_multilabel", "07_crossroads")  # fmt: skip
@@ -198,7 +198,7 @@ def archives(tmp_path, monkeypatch):
     for name in backbones.IMAGENET:
         monkeypatch.setitem(supervised.BACKBONES, name, thin)
     monkeypatch.setattr(sources, "imagenet_weights", lambda backbone: tmp_path / "weights.pth")
-    monkeypatch.setattr(notebook, "check_writable", lambda *_: None)  # where notebooks and cities go is no matter here
+    monkeypatch.setattr(runner, "check_writable", lambda *_: None)  # where notebooks and cities go is no matter here
     monkeypatch.setattr(sources, "check_writable", lambda *_: None)
     monkeypatch.setattr(runs, "digest", lambda number: "pinned")
     return tmp_path

@@ -90,16 +90,27 @@ def test_the_verdicts_are_read_off_the_recorded_files(tmp_path, monkeypatch):
             record(tmp_path, "03", "quick", variant, seed, 0.1)  # not shown
     for variant, ap in (("softmax", 0.1), ("neck", 0.2)):  # one seed is not shown either
         record(tmp_path, "02", "tiny", variant, 0, ap)
-    titles = ["where", "claim", "printed", "recorded", "seeds", "verdict"]
+    titles = ["where", "claim", "printed", "Market-1501", "drawn people"]
     head, _, *rows = readme.result_table().splitlines()
     assert [cell.strip() for cell in head.split("|")[1:-1]] == titles
     (helps,) = [row for row in rows if "Lin helps softmax" in row]
-    assert "| 03, Table I against II |" in helps and "| +2.8 " in helps and "| +5.1 (" in helps  # 88.9 - 86.1 in print
-    assert helps.endswith("| reproduces |") and not any(row.startswith("| 02") for row in rows)
+    assert "| 03, Table I against II" in helps and "| +2.8 " in helps and "| +5.1 (" in helps  # 88.9 - 86.1 in print
+    assert helps.endswith("): reproduces |") and not any(row.startswith("| 02") for row in rows)
+    assert "| –  " in helps  # nothing is recorded of real people
     head, _, *rows = readme.question_table().splitlines()
     assert (
         "printed" not in head and len(rows) == 1 and "the triplet helps softmax" in rows[0] and "| +10.0 (" in rows[0]
     )
+
+
+def test_both_worlds_have_a_column(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    for seed in range(3):
+        for variant, ap in (("softmax", 0.5), ("default", 0.45 + seed / 1000)):
+            record(tmp_path, "03", "market_cpu", variant, seed, ap)
+    (row,) = readme.result_table().splitlines()[2:]
+    *_, real, drawn, _ = (cell.strip() for cell in row.split("|"))
+    assert real.startswith("-4.9 (") and real.endswith("): opposite") and drawn == "–"
 
 
 def test_stale_results_are_named_and_mixed_ones_are_refused(tmp_path, monkeypatch):

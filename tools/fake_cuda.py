@@ -217,7 +217,11 @@ class FakeCUDA(TorchDispatchMode):
         else:
             blocks, what = func in WAITING, str(func)
         if blocks:
-            ours = [f for f in traceback.extract_stack() if str(ROOT) in f.filename and f.filename != __file__]
+            ours = [
+                f
+                for f in traceback.extract_stack()
+                if str(ROOT) in f.filename and "site-packages" not in f.filename and f.filename != __file__
+            ]
             last = ours[-1] if ours else traceback.FrameSummary("elsewhere", 0, "")
             self.waits.append(Wait(what, Path(last.filename).name, last.name, last.line or ""))
 

@@ -22,6 +22,7 @@ from reidkit.data.layouts import PUBLISHED
 from reidkit.models.precision import network_precision
 from reidkit.recipes.driver import settings
 from reidkit.recipes.sources import CITIES
+from reidkit.world.city import Plan
 from trainings import RECIPES, Training, of_agents, of_generator, training
 
 OUT = ROOT / "figures" / "results" / "forecast.json"
@@ -33,6 +34,7 @@ CARDS = {  # bytes of memory, and floating-point operations a second in the prec
 SHARE = 0.35  # of these operations that a training reaches
 BESIDE = 1.15  # workspaces and gaps between tensors, as a factor
 CONTEXT = 0.6e9  # bytes that CUDA and cuDNN take for themselves
+SEEN = 12  # images of a person in a rendered city, about
 ALL_OF_MSMT17 = (4_101, 126_441)  # identities and images of all its parts
 
 
@@ -57,7 +59,10 @@ def size_of(dataset: str) -> tuple[int, int]:
 
 
 def source_of(params: Any) -> tuple[int, int]:
-    """The same of the named people of MAR, who are in all parts of MSMT17."""
+    """The same of the named people of MAR, who are in all parts of MSMT17 or of a city, some `SEEN` images of each."""
+    if params.source_dataset in CITIES:
+        people = Plan(params.source_dataset, params.source_preset, params.source_seed).everybody
+        return people, SEEN * people
     return ALL_OF_MSMT17 if params.source_dataset == "msmt17" else size_of(params.source_dataset)
 
 

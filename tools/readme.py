@@ -18,6 +18,7 @@ from reidkit import claims, files, runs
 from reidkit.studies import tables
 
 RESULTS = ROOT / "figures" / "results"
+WORLDS = {"Market-1501": "market_cpu", "drawn people": "tiny"}  # the columns of the tables: a preset each
 FEWEST = 3  # seeds of a claim in the README; the notebooks show the others too
 BLOCK = re.compile(r"(<!-- begin:(\w+) -->)(\n?).*?(<!-- end:\2 -->)", re.S)
 
@@ -104,17 +105,19 @@ def question_table() -> str:
 
 
 def _table(*, ours: bool) -> str:
-    """The claims of all studies, and under them a sentence for each study that today's code did not make.
+    """The claims of all notebooks in both worlds, and a sentence for each study that today's code did not make.
 
     Raises:
         ValueError: the results of a study were made by different code.
     """
-    found = {study: rows for study in studies() if (rows := decided(*study, ours=ours))}
-    if not found:
+    rows = [row for notebook in runs.NOTEBOOKS for row in decided(notebook, ours=ours)]
+    if not rows:
         return "No full run is recorded yet."
-    table = tables.text([row for rows in found.values() for row in rows], markdown=True)
-    stale = [study for study in found if runs.load_results(*study, folder=RESULTS)[0].stale]
-    return "\n\n".join([table, *(tables.standing(*study, folder=RESULTS) for study in stale)])
+    stale = [study for study in studies() if runs.load_results(*study, folder=RESULTS)[0].stale]
+    stale = [study for study in stale if study[1] in WORLDS.values()]
+    return "\n\n".join(
+        [tables.text(rows, markdown=True), *(tables.standing(*study, folder=RESULTS) for study in stale)]
+    )
 
 
 def studies() -> list[tuple[str, str]]:
@@ -122,20 +125,28 @@ def studies() -> list[tuple[str, str]]:
     return sorted({(r.notebook, r.preset) for r in runs.load_results(folder=RESULTS) if r.preset != "quick"})
 
 
-def decided(notebook: str, preset: str, *, ours: bool) -> list[dict[str, str]]:
-    """One row a claim that recorded runs of three seeds or more decide; `ours`: of our questions, else of papers."""
+def decided(notebook: str, *, ours: bool) -> list[dict[str, str]]:
+    """One row a claim that recorded runs of three seeds or more decide in a world; `ours`: of our questions, else of
+    papers."""
+    worlds = {
+        title: {row["claim"]: row for row in tables.effects(notebook, preset, folder=RESULTS)}
+        for title, preset in WORLDS.items()
+        if (notebook, preset) in studies()
+    }
     rows = []
-    found = {row["claim"]: row for row in tables.effects(notebook, preset, folder=RESULTS)}
-    for effect in claims.effects(notebook):
-        row = found.get(effect.claim, {"seeds": "0"})  # 0: two names of one run at this preset
-        if bool(effect.source) == ours or int(row["seeds"]) < FEWEST:
+    for effect in claims.effects(notebook) if worlds else ():
+        found = {title: world.get(effect.claim, {"seeds": "0"}) for title, world in worlds.items()}
+        known = {title: row for title, row in found.items() if int(row["seeds"]) >= FEWEST}
+        if bool(effect.source) == ours or not known:
             continue
-        in_map = effect.measure == "mAP"  # as are all differences in the table where nothing else is said
-        recorded = f"{row['points']} ({row['95 % interval']})" + f" of {effect.measure}" * (not in_map)
+        printed = claims.points_in_print(notebook, effect)
         place = f"{notebook}, {effect.source.removeprefix('the paper, ')}" if effect.source else notebook
-        cells = {"where": place, "claim": effect.claim}
-        cells |= {} if ours else {"printed": row["paper"]}
-        rows.append(cells | {"recorded": recorded, "seeds": row["seeds"], "verdict": row["verdict"]})
+        cells = {"where": place, "claim": effect.claim + f" ({effect.measure})" * (effect.measure != "mAP")}
+        cells |= {} if ours else {"printed": "–" if printed is None else f"{printed:+.1f}"}
+        for title in WORLDS:
+            row = known.get(title)
+            cells[title] = f"{row['points']} ({row['95 % interval']}): {row['verdict']}" if row else "–"
+        rows.append(cells)
     return rows
 
 

@@ -59,11 +59,14 @@ RUNGS = (  # each adds one thing to the rung before
 # Luo et al.'s ladder, in the order of their table: softmax and triplet, then one trick more on each rung
 LUO = {"triplet_weight": 1.0, "neck": "none", "last_stride": 2, "label_smoothing": 0.0, "erase": 0.0, "warmup": 0.0}
 LUO_RUNGS = {
-    "luo_standard": ("softmax + triplet, no tricks", ()),
-    "luo_warmup": ("+ warm-up", ("warmup",)),
-    "luo_erasing": ("+ random erasing", ("warmup", "erase")),
-    "luo_smoothing": ("+ label smoothing", ("warmup", "erase", "label_smoothing")),
-    "luo_stride": ("+ last stride 1", ("warmup", "erase", "label_smoothing", "last_stride")),  # the next is "triplet"
+    "luo_standard": ("Luo: softmax + triplet, no tricks", ()),
+    "luo_warmup": ("Luo: + warm-up", ("warmup",)),
+    "luo_erasing": ("Luo: + random erasing", ("warmup", "erase")),
+    "luo_smoothing": ("Luo: + label smoothing", ("warmup", "erase", "label_smoothing")),
+    "luo_stride": (
+        "Luo: + last stride 1",
+        ("warmup", "erase", "label_smoothing", "last_stride"),
+    ),  # the next is "triplet"
 }
 LENGTHS = (1, 3, 7, 30)  # epochs beside the preset's, for what a trick gives in short and in long trainings
 VARIANTS = {

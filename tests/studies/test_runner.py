@@ -204,6 +204,15 @@ def test_a_run_that_is_killed_is_begun_again_and_one_that_fails_is_not(
     assert failed == ([f"02.quick.softmax.0: {reason}"] if reason else []) and len(processes) == begun
 
 
+@pytest.fixture
+def _ctrl_c_is_heard():
+    """Jobs in the background of a shell ignore it, and would wait here for ever."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
 def test_ctrl_c_ends_what_was_begun(tmp_path, monkeypatch, changes):
     process = Ended(None)
     monkeypatch.setattr(runner, "_begin", lambda *_: process)
