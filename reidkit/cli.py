@@ -98,7 +98,7 @@ def run(notebook: str, preset: str, changes: tuple[tuple[str, str], ...], out: P
 @click.option("--address", default="", help="Ray cluster to join, auto or host:port; else Ray runs here only.")
 @click.option("--keep", is_flag=True, help="Leave results of older code alone.")
 @click.option(
-    "--verify", is_flag=True, help="Repeat one run per variant of older code; the same numbers make all valid."
+    "--verify", is_flag=True, help="Ask results of older code, by their probes of a few steps, whether they still hold."
 )
 def study(
     notebook: str,

@@ -39,9 +39,10 @@ ALL_OF_MSMT17 = (4_101, 126_441)  # identities and images of all its parts
 
 
 def presets() -> list[tuple[str, str]]:
-    """Notebook and name of each preset that reads an archive."""
+    """Notebook and name of each preset that reads an archive on a card."""
     found = [path.name.split(".")[:2] for path in sorted(parameters.PRESETS.glob("*.yml"))]
-    return [(n, name) for n, name in found if n in RECIPES and of(n, name).dataset not in CITIES]
+    found = [(n, name) for n, name in found if n in RECIPES and name != "market_cpu"]
+    return [(n, name) for n, name in found if of(n, name).dataset not in CITIES]
 
 
 def of(number: str, preset: str) -> Any:
