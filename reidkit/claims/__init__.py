@@ -29,7 +29,8 @@ class Effect(NamedTuple):
         printed: the difference that the paper prints, in points of the measure; None where it prints none, or where it
             is the difference of two rows of `table_of_variants`.
         control: a variant that lacks what the claim is about and has all else that `variant` has; empty where there is
-            none.
+            none. If it has half of the effect or more, and `variant` is not seen to be ahead of it, the cause is
+            another.
         untestable: why no run of ours can decide it; empty where one can.
     """
 

@@ -308,13 +308,13 @@ def _found(results: Mapping[str, list[Result]], effect: Effect) -> Comparison | 
 
 
 def _has_other_cause(results: Mapping[str, list[Result]], effect: Effect) -> bool:
-    """Whether the claim's control has the effect too: it is ahead in the same way, and `variant` is not ahead of it."""
-    if not effect.control:
+    """Whether the claim's control has half of the effect or more, and `variant` is not seen to be ahead of it."""
+    pairs = [(effect.variant, effect.control), (effect.control, effect.against), (effect.variant, effect.against)]
+    lead, same, whole = (_compare(results, *pair, effect.measure) for pair in pairs)
+    if not effect.control or lead is None or same is None or whole is None:
         return False
-    lead = _compare(results, effect.variant, effect.control, effect.measure)
-    same = _compare(results, effect.control, effect.against, effect.measure)
-    ahead = [found is not None and found.verdict(effect.direction) == "reproduces" for found in (lead, same)]
-    return ahead == [False, True]
+    ahead = lead.verdict(effect.direction) == "reproduces"
+    return not ahead and effect.direction * (2 * same.difference - whole.difference) >= 0
 
 
 def agreement(
