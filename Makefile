@@ -33,7 +33,10 @@ lab: $(READY)  ## open the notebooks in JupyterLab, with sliders
 
 test: $(READY)  ## everything that must hold: lint, unit, nbval, and a tree the tests left as it was
 	@mkdir -p build && $(TREE) > build/tree-before.txt
-	@$(MAKE) --no-print-directory lint unit nbval
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory nbval > build/nbval.txt 2>&1 & notebooks=$$!; \
+	  $(MAKE) --no-print-directory unit; unit=$$?; \
+	  wait $$notebooks; notebooks=$$?; cat build/nbval.txt; test $$unit -eq 0 -a $$notebooks -eq 0
 	@$(TREE) | diff build/tree-before.txt - || { echo "The tests changed the files above; they must leave no trace."; exit 1; }
 	@echo "all tests pass"
 
